@@ -1,3 +1,3 @@
-"""Command line, timeline and demo. Imports nothing: `triemo.serving.repair_torchaudio` runs before torchaudio loads."""
+"""Command line, timeline and demo. Imports nothing, because `repair_torchaudio` runs before torchaudio can load."""
 
 __all__: list[str] = []

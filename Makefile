@@ -1,0 +1,49 @@
+# `make demo` and `make test` do all set-up themselves; a second call finds it done.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.triemo-installed
+# Two processes: the suite is written to run on two cores. `make test WORKERS=8` on a larger machine.
+WORKERS ?= 2
+CODE := modeling processing training serving tests .ci
+
+.PHONY: help venv demo test style quality clean
+
+help:
+	@echo "make demo     set up, then show the prediction for the demo clip, all seven subsets of its modalities"
+	@echo "make test     set up, then run the whole test suite"
+	@echo "make venv     set up only: $(VENV) with everything that the demo and the tests need"
+	@echo "make style    format the code and mend what ruff can mend"
+	@echo "make quality  ruff, mypy on modeling and processing, docstring defaults equal code defaults"
+	@echo "make clean    remove caches and builds ($(VENV) stays)"
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed, got $$($(PYTHON) --version 2>&1): make PYTHON=python3.11 venv"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV); the first time this takes a few minutes."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m triemo.serving.repair_torchaudio
+	@touch $@
+
+demo: venv
+	@$(BIN)/triemo demo
+
+test: venv
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+style: venv
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+quality: venv
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy modeling processing
+	$(BIN)/python .ci/check_docstrings.py
+
+clean:
+	rm -rf build dist .ruff_cache .mypy_cache .pytest_cache .hypothesis *.egg-info
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
