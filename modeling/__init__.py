@@ -1,0 +1,46 @@
+"""Triemo's model. Importing this package registers its classes with the Auto classes of transformers."""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoModelForVideoClassification,
+)
+
+from .audio_tower_triemo import TriemoAudioModel
+from .configuration_triemo import MODALITIES, TriemoAudioConfig, TriemoConfig
+from .fusion_triemo import TriemoFusion
+from .modeling_triemo import (
+    TriemoClassifierOutput,
+    TriemoForEmotionClassification,
+    TriemoModel,
+    TriemoModelOutput,
+    TriemoPreTrainedModel,
+)
+
+AutoConfig.register(TriemoConfig.model_type, TriemoConfig, exist_ok=True)
+AutoConfig.register(TriemoAudioConfig.model_type, TriemoAudioConfig, exist_ok=True)
+AutoModel.register(TriemoConfig, TriemoModel, exist_ok=True)
+AutoModel.register(TriemoAudioConfig, TriemoAudioModel, exist_ok=True)
+for auto_class in (
+    AutoModelForAudioClassification,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoModelForVideoClassification,
+):
+    auto_class.register(TriemoConfig, TriemoForEmotionClassification, exist_ok=True)
+
+__all__ = [
+    "MODALITIES",
+    "TriemoAudioConfig",
+    "TriemoAudioModel",
+    "TriemoClassifierOutput",
+    "TriemoConfig",
+    "TriemoForEmotionClassification",
+    "TriemoFusion",
+    "TriemoModel",
+    "TriemoModelOutput",
+    "TriemoPreTrainedModel",
+]

@@ -1,0 +1,298 @@
+"""Configuration of Triemo: one sub-config per modality tower, and the joint part that stands on them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+MODALITIES = ("text", "audio", "vision")
+
+# Keywords that are no field of any config but that every Hugging Face config takes.
+_COMMON_FIELDS = {
+    "attn_implementation",
+    "auto_map",
+    "custom_pipelines",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "quantization_config",
+    "tie_word_embeddings",
+    "torch_dtype",
+}
+
+
+@strict
+class TriemoAudioConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`TriemoAudioModel`], a log-mel encoder of the shape of Whisper's that takes any length.
+
+    Args:
+        num_mel_bins (`int`, *optional*, defaults to 80):
+            Bins of one log-mel frame.
+        hidden_size (`int`, *optional*, defaults to 384):
+            Width of the encoder.
+        num_hidden_layers (`int`, *optional*, defaults to 4):
+            Number of transformer layers.
+        num_attention_heads (`int`, *optional*, defaults to 6):
+            Attention heads of a layer.
+        intermediate_size (`int`, *optional*, defaults to 1536):
+            Width of the feed-forward part of a layer.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`):
+            Activation of the feed-forward part.
+        hidden_dropout (`float`, *optional*, defaults to 0.0):
+            Dropout after the convolutions and on each residual branch.
+        attention_dropout (`float`, *optional*, defaults to 0.0):
+            Dropout on attention probabilities.
+        use_weighted_layer_sum (`bool`, *optional*, defaults to `False`):
+            Return a learned average of all layers' states instead of the last layer's.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-05):
+            Epsilon of the layer normalisations.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the initial weights.
+    """
+
+    model_type = "triemo_audio"
+    base_config_key = "audio_config"
+
+    num_mel_bins: int = 80
+    hidden_size: int = 384
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 6
+    intermediate_size: int = 1536
+    hidden_act: str = "gelu"
+    hidden_dropout: float | int = 0.0
+    attention_dropout: float | int = 0.0
+    use_weighted_layer_sum: bool = False
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+
+    @classmethod
+    def from_whisper_config(cls, whisper: Any, **overrides: Any) -> TriemoAudioConfig:
+        """The config whose encoder takes Whisper's encoder weights; `whisper` is a `WhisperConfig` or its dict."""
+        values = whisper if isinstance(whisper, dict) else whisper.to_dict()
+        return cls(
+            **{
+                "num_mel_bins": values["num_mel_bins"],
+                "hidden_size": values["d_model"],
+                "num_hidden_layers": values["encoder_layers"],
+                "num_attention_heads": values["encoder_attention_heads"],
+                "intermediate_size": values["encoder_ffn_dim"],
+                "hidden_act": values["activation_function"],
+                "hidden_dropout": values["dropout"],
+                "attention_dropout": values["attention_dropout"],
+                **overrides,
+            }
+        )
+
+    def validate_architecture(self) -> None:
+        """Run by `@strict` after construction."""
+        _check_heads("audio_config", self.hidden_size, self.num_attention_heads)
+
+
+@strict
+class TriemoConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`TriemoModel`] and its heads.
+
+    Each modality is given by one of: a tower (`*_config`, the configuration of any Hugging Face encoder), the width
+    of precomputed vectors (`*_feature_size`), or, for text, the size of a plain token vocabulary
+    (`text_vocab_size`). A modality given by none of them does not exist in the model.
+
+    Args:
+        text_config (`dict` or `PreTrainedConfig`, *optional*):
+            Text encoder, for example a `BertConfig`.
+        audio_config (`dict` or `PreTrainedConfig`, *optional*):
+            Speech encoder, for example a `Wav2Vec2Config`; a `WhisperConfig` becomes a [`TriemoAudioConfig`].
+        vision_config (`dict` or `PreTrainedConfig`, *optional*):
+            Image encoder, run on every frame, for example a `ResNetConfig`.
+        text_vocab_size (`int`, *optional*):
+            Vocabulary size for plain token ids without a tower.
+        text_feature_size (`int`, *optional*):
+            Width of precomputed text vectors.
+        audio_feature_size (`int`, *optional*):
+            Width of precomputed audio vectors (`input_features` then goes straight to the embedding).
+        vision_feature_size (`int`, *optional*):
+            Width of precomputed vision vectors.
+        hidden_size (`int`, *optional*, defaults to 256):
+            Width of the joint encoder.
+        num_hidden_layers (`int`, *optional*, defaults to 2):
+            Layers of the joint encoder.
+        num_attention_heads (`int`, *optional*, defaults to 4):
+            Heads of the joint encoder and of the six directed attentions.
+        intermediate_size (`int`, *optional*, defaults to 1024):
+            Width of the feed-forward part of a joint layer.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`):
+            Activation of the joint layers and of the classification head.
+        hidden_dropout (`float`, *optional*, defaults to 0.1):
+            Dropout on embeddings and residual branches.
+        attention_dropout (`float`, *optional*, defaults to 0.0):
+            Dropout on attention probabilities.
+        classifier_dropout (`float`, *optional*, defaults to 0.1):
+            Dropout in the classification head.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-05):
+            Epsilon of the layer normalisations.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the initial weights.
+        projection_dim (`int`, *optional*, defaults to 256):
+            Width of the unimodal embeddings.
+        text_position_type (`str`, *optional*, defaults to `"learned"`):
+            `"learned"` or `"sinusoidal"` index positions of text steps.
+        max_text_positions (`int`, *optional*, defaults to 512):
+            Longest text, in steps.
+        sampling_rate (`int`, *optional*, defaults to 16000):
+            Rate of `input_values`, in Hz.
+        audio_frame_rate (`float`, *optional*, defaults to 100.0):
+            Rate of `input_features` frames, in Hz.
+        audio_step_rate (`float`, *optional*, defaults to 10.0):
+            Rate to which audio steps are averaged before the joint encoder, in Hz; `None` keeps every step.
+        video_frame_rate (`float`, *optional*, defaults to 4.0):
+            Rate assumed for frames that come without `video_times`, in Hz.
+        num_frames (`int`, *optional*, defaults to 16):
+            Frames that the stock video-classification pipeline samples from a clip.
+        step_aligned (`bool`, *optional*, defaults to `False`):
+            The modalities' steps correspond one to one (an utterance or a window each), and fusion keeps them.
+        modality_dropout (`float`, *optional*, defaults to 0.0):
+            Probability, in training, of dropping a modality from a sample; one always stays.
+        class_weights (`list[float]`, *optional*):
+            Weight of each class in the loss.
+        label_smoothing (`float`, *optional*, defaults to 0.0):
+            Label smoothing of the cross-entropy.
+        regression_loss (`str`, *optional*, defaults to `"mse"`):
+            `"mse"` or `"ccc"` (1 - concordance correlation coefficient).
+        calibration_temperature (`float`, *optional*, defaults to 1.0):
+            Temperature fitted on validation data; pipelines divide logits by it before the softmax.
+    """
+
+    model_type = "triemo"
+    sub_configs = {"text_config": AutoConfig, "audio_config": AutoConfig, "vision_config": AutoConfig}
+    keys_to_ignore_at_inference = [
+        "text_embeds",
+        "audio_embeds",
+        "vision_embeds",
+        "modality_mask",
+        "hidden_states",
+        "attentions",
+        "fusion_attentions",
+    ]
+
+    text_config: dict | PreTrainedConfig | None = None
+    audio_config: dict | PreTrainedConfig | None = None
+    vision_config: dict | PreTrainedConfig | None = None
+    text_vocab_size: int | None = None
+    text_feature_size: int | None = None
+    audio_feature_size: int | None = None
+    vision_feature_size: int | None = None
+
+    hidden_size: int = 256
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 4
+    intermediate_size: int = 1024
+    hidden_act: str = "gelu"
+    hidden_dropout: float | int = 0.1
+    attention_dropout: float | int = 0.0
+    classifier_dropout: float | int = 0.1
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    projection_dim: int = 256
+
+    text_position_type: Literal["learned", "sinusoidal"] = "learned"
+    max_text_positions: int = 512
+    sampling_rate: int = 16000
+    audio_frame_rate: float | int = 100.0
+    audio_step_rate: float | int | None = 10.0
+    video_frame_rate: float | int = 4.0
+    num_frames: int = 16
+    step_aligned: bool = False
+
+    modality_dropout: float | int = 0.0
+    class_weights: list | None = None
+    label_smoothing: float | int = 0.0
+    regression_loss: Literal["mse", "ccc"] = "mse"
+    calibration_temperature: float | int = 1.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # A misspelt option would be stored and never read. A config.json names the version that saved it, and that
+        # may be a newer one with fields of its own, so there an unknown field is only reported.
+        unknown = sorted(name for name in kwargs if name not in _COMMON_FIELDS and not name.startswith("_"))
+        if unknown and self.transformers_version is None:
+            raise ValueError(f"TriemoConfig got unknown fields {unknown}; accepted: {sorted(self._own_fields())}.")
+        if unknown:
+            logger.warning(f"TriemoConfig ignores the unknown fields {unknown}.")
+        for name in self.sub_configs:
+            setattr(self, name, resolve_sub_config(name, getattr(self, name)))
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def _own_fields(cls) -> set[str]:
+        return {field.name for field in dataclasses.fields(cls)}
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities this model has, in the order text, audio, vision."""
+        sources = {
+            "text": (self.text_config, self.text_vocab_size, self.text_feature_size),
+            "audio": (self.audio_config, self.audio_feature_size),
+            "vision": (self.vision_config, self.vision_feature_size),
+        }
+        return tuple(name for name in MODALITIES if any(source is not None for source in sources[name]))
+
+    def validate_architecture(self) -> None:
+        """Run by `@strict` after construction."""
+        _check_heads("config", self.hidden_size, self.num_attention_heads)
+        if self.hidden_size % 2:
+            raise ValueError(f"hidden_size must be even for sinusoidal positions, got {self.hidden_size}.")
+        for modality, sources in {
+            "text": ("text_config", "text_vocab_size", "text_feature_size"),
+            "audio": ("audio_config", "audio_feature_size"),
+            "vision": ("vision_config", "vision_feature_size"),
+        }.items():
+            given = [name for name in sources if getattr(self, name) is not None]
+            if len(given) > 1:
+                raise ValueError(f"{modality} takes one of {', '.join(sources)}, got {' and '.join(given)}.")
+        for name in ("sampling_rate", "audio_frame_rate", "video_frame_rate", "calibration_temperature", "num_frames"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
+        if self.audio_step_rate is not None and self.audio_step_rate <= 0:
+            raise ValueError(f"audio_step_rate must be above 0 or None, got {self.audio_step_rate}.")
+        if not 0 <= self.modality_dropout < 1:
+            raise ValueError(f"modality_dropout must be in [0, 1), got {self.modality_dropout}.")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}.")
+        if self.class_weights is not None and len(self.class_weights) != self.num_labels:
+            raise ValueError(
+                f"class_weights must have one weight for each of the {self.num_labels} labels, "
+                f"got {len(self.class_weights)}."
+            )
+
+
+def resolve_sub_config(name: str, value: Any) -> PreTrainedConfig | None:
+    """A tower's config object from what the user or `config.json` gave; Whisper's becomes the built-in tower's."""
+    if value is None:
+        return None
+    if isinstance(value, PreTrainedConfig):
+        return TriemoAudioConfig.from_whisper_config(value) if value.model_type == "whisper" else value
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be a config, its dict or None, got {type(value).__name__}.")
+    values = dict(value)
+    model_type = values.pop("model_type", None)
+    if model_type == TriemoAudioConfig.model_type:
+        return TriemoAudioConfig(**values)
+    if model_type is None:
+        raise ValueError(f"{name} needs a 'model_type', got the keys {sorted(values)}.")
+    return resolve_sub_config(name, AutoConfig.for_model(model_type, **values))
+
+
+def _check_heads(name: str, hidden_size: int, heads: int) -> None:
+    if hidden_size % heads:
+        raise ValueError(f"{name}: hidden_size {hidden_size} is not a multiple of num_attention_heads {heads}.")
+
+
+__all__ = ["MODALITIES", "TriemoAudioConfig", "TriemoConfig", "resolve_sub_config"]

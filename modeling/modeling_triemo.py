@@ -1,0 +1,475 @@
+"""Triemo: emotion from text, speech and video in any combination.
+
+Shape legend: B batch, L_m steps of modality m in the joint encoder, D hidden size, P projection size, H heads.
+
+Read top-down: inputs -> towers -> embedding -> joint encoder -> fusion -> head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_triemo import TriemoConfig
+from .fusion_triemo import TriemoFusion
+from .inputs_triemo import ModalityInputs
+from .layers_triemo import TriemoEncoderLayer, masked_mean, run_layers, sinusoidal_positions
+from .losses_triemo import emotion_loss
+from .towers_triemo import (
+    TowerOutput,
+    TriemoAudioTower,
+    TriemoTextTower,
+    TriemoTower,
+    TriemoVisionTower,
+    load_encoder,
+    text_positions,
+)
+
+
+@dataclass
+class TriemoModelOutput(ModelOutput):
+    """
+    Args:
+        last_hidden_state: states of the joint encoder, (B, sum of L_m, D), in the order text, audio, vision.
+        pooler_output: the fused state, (B, D); (B, L, D) when the config is step-aligned.
+        text_embeds, audio_embeds, vision_embeds: unimodal embeddings, (B, P), of norm 1; zeros where absent.
+        modality_mask: (B, 3) bool, which of text, audio, vision each sample has.
+        step_masks: valid steps of each modality, (B, L_m), by name.
+        hidden_states: on request, joint states before the first layer and after each, (B, sum of L_m, D).
+        attentions: on request, attention weights of each joint layer, (B, H, sum of L_m, sum of L_m).
+        fusion_attentions: on request, (B, H, L_m, L_n) keyed `("text", "audio")` for text attending to audio.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    audio_embeds: torch.Tensor | None = None
+    vision_embeds: torch.Tensor | None = None
+    modality_mask: torch.Tensor | None = None
+    step_masks: dict[str, torch.Tensor] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    fusion_attentions: dict[tuple[str, str], torch.Tensor] | None = None
+
+
+@dataclass
+class TriemoClassifierOutput(ModelOutput):
+    """
+    Args:
+        loss: scalar, when labels are given.
+        logits: (B, C), before softmax and before the calibration temperature.
+        text_embeds, audio_embeds, vision_embeds, modality_mask, hidden_states, attentions, fusion_attentions: as in
+            [`TriemoModelOutput`].
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    audio_embeds: torch.Tensor | None = None
+    vision_embeds: torch.Tensor | None = None
+    modality_mask: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    fusion_attentions: dict[tuple[str, str], torch.Tensor] | None = None
+
+
+class TriemoPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation shared by [`TriemoModel`] and its heads."""
+
+    config: TriemoConfig
+    config_class = TriemoConfig
+    base_model_prefix = "triemo"
+    main_input_name = "input_ids"
+    input_modalities = ("text", "audio", "image", "video")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["TriemoEncoderLayer", "TriemoFusion"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, TriemoModalityEmbedding):
+            # Brings E_m to the scale of the positions, whatever the tower's width.
+            init.xavier_uniform_(module.projection.weight)
+
+    @classmethod
+    def from_encoders_pretrained(
+        cls,
+        text: Any = None,
+        audio: Any = None,
+        vision: Any = None,
+        encoder_kwargs: dict[str, dict] | None = None,
+        **config_fields: Any,
+    ):
+        """
+        Compose a model of pretrained encoders; everything that joins them starts at random.
+
+        Args:
+            text, audio, vision: Hub id, folder or `PreTrainedModel` of an encoder, or None to leave the modality out
+                (or to give it as vectors, `audio_feature_size=74`). Whisper's encoder becomes the built-in tower.
+            encoder_kwargs: keyword arguments of `from_pretrained` by modality, for example
+                `{"text": {"revision": "main"}}`.
+            config_fields: fields of [`TriemoConfig`].
+
+        Returns:
+            A model of this class in float32 and evaluation mode.
+
+        Example:
+            >>> TriemoForEmotionClassification.from_encoders_pretrained(
+            ...     text="roberta-base", audio="openai/whisper-tiny", vision="microsoft/resnet-18", num_labels=7
+            ... )
+        """
+        names = {"text": text, "audio": audio, "vision": vision}
+        encoders = {
+            m: load_encoder(name, m, **(encoder_kwargs or {}).get(m, {}))
+            for m, name in names.items()
+            if name is not None
+        }
+        config = TriemoConfig(**{f"{m}_config": encoder.config for m, encoder in encoders.items()}, **config_fields)
+        if "max_text_positions" not in config_fields and config.text_config is not None:
+            tower_limit = getattr(config.text_config, "max_position_embeddings", None)
+            config.max_text_positions = tower_limit or config.max_text_positions
+            config.max_text_positions = text_positions(config)
+        model = cls(config)
+        base = getattr(model, model.base_model_prefix, model)
+        for modality, encoder in encoders.items():
+            base.tower(modality).encoder.load_state_dict(encoder.state_dict(), strict=False)
+        return model.eval()
+
+
+class TriemoModalityEmbedding(nn.Module):
+    """E_m = W_m X_m + P_m + type_m, with P an index for text and a sinusoid of seconds for audio and vision."""
+
+    def __init__(self, config: TriemoConfig, modality: str, width: int):
+        super().__init__()
+        self.hidden_size = config.hidden_size
+        self.projection = nn.Linear(width, config.hidden_size)
+        self.type_embedding = nn.Embedding(1, config.hidden_size)
+        # One unit of position is one step at this rate, the same for audio and vision, so that times compare.
+        self.position_rate = float(config.audio_step_rate or 10.0)
+        learned = modality == "text" and config.text_position_type == "learned"
+        self.position_embedding = nn.Embedding(config.max_text_positions, config.hidden_size) if learned else None
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, states: torch.Tensor, times: torch.Tensor | None) -> torch.Tensor:
+        """(B, L, width), and times (B, L) in seconds or None for text -> (B, L, D)."""
+        embedded = self.projection(states)
+        index = torch.arange(states.shape[1], device=states.device)
+        if self.position_embedding is not None:
+            positions = self.position_embedding(index)
+        else:
+            positions = sinusoidal_positions(index if times is None else times * self.position_rate, self.hidden_size)
+        return self.dropout(embedded + positions.to(embedded.dtype) + self.type_embedding.weight)
+
+
+class TriemoModel(TriemoPreTrainedModel):
+    """
+    Towers, joint encoder and fusion: any subset of text, speech and video to one fused state.
+
+    A modality is absent from a sample when it is not passed or its mask row is all zero; a batch that mixes subsets
+    gives each sample what it gets alone.
+    """
+
+    def __init__(self, config: TriemoConfig):
+        super().__init__(config)
+        if not config.modalities:
+            raise ValueError(
+                "TriemoConfig has no modality: give text_config, audio_config or vision_config, or the width of "
+                "precomputed vectors (text_feature_size, audio_feature_size, vision_feature_size)."
+            )
+        towers: dict[str, type] = {"text": TriemoTextTower, "audio": TriemoAudioTower, "vision": TriemoVisionTower}
+        for modality in config.modalities:
+            tower = towers[modality](config)
+            setattr(self, f"{modality}_tower", tower)
+            setattr(self, f"{modality}_embedding", TriemoModalityEmbedding(config, modality, tower.width))
+            setattr(self, f"{modality}_projection", nn.Linear(tower.width, config.projection_dim, bias=False))
+        self.layers = nn.ModuleList([TriemoEncoderLayer(config) for _ in range(config.num_hidden_layers)])
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.fusion = TriemoFusion(config)
+        self.post_init()
+
+    def tower(self, modality: str) -> TriemoTower:
+        """The tower of `"text"`, `"audio"` or `"vision"`."""
+        return getattr(self, f"{modality}_tower")
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Token embedding of the text tower; a plain vocabulary's when there is no tower."""
+        if "text" not in self.config.modalities or self.config.text_feature_size is not None:
+            raise NotImplementedError("This model has no token embedding.")
+        tower = self.text_tower
+        return tower.token_embedding if tower.encoder is None else tower.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embedding (used by `resize_token_embeddings`)."""
+        if self.text_tower.encoder is None:
+            self.text_tower.token_embedding = value
+            self.config.text_vocab_size = value.num_embeddings
+        else:
+            self.text_tower.encoder.set_input_embeddings(value)
+
+    def get_text_features(self, input_ids=None, attention_mask=None, token_type_ids=None, text_features=None):
+        """Unimodal embedding of text, (B, P) of norm 1, for retrieval; arguments as in `forward`."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        return self._unimodal_features("text", text_features=text_features, **inputs)
+
+    def get_audio_features(self, input_features=None, input_values=None, audio_attention_mask=None):
+        """Unimodal embedding of speech, (B, P) of norm 1, for retrieval; arguments as in `forward`."""
+        return self._unimodal_features(
+            "audio",
+            input_features=input_features,
+            input_values=input_values,
+            audio_attention_mask=audio_attention_mask,
+        )
+
+    def get_vision_features(self, pixel_values=None, vision_features=None, video_attention_mask=None):
+        """Unimodal embedding of video or images, (B, P) of norm 1, for retrieval; arguments as in `forward`."""
+        return self._unimodal_features(
+            "vision",
+            pixel_values=pixel_values,
+            vision_features=vision_features,
+            video_attention_mask=video_attention_mask,
+        )
+
+    def _unimodal_features(self, modality: str, **tensors: torch.Tensor | None) -> torch.Tensor:
+        inputs = ModalityInputs.collect(self.config, tensors)
+        if modality not in inputs.values:
+            raise ValueError(f"get_{modality}_features got none of {sorted(tensors)}.")
+        return self._embed_unimodal(modality, self._run_tower(modality, inputs, run_always=False))
+
+    def _run_tower(self, modality: str, inputs: ModalityInputs, run_always: bool) -> TowerOutput:
+        optional = (
+            {"token_type_ids": inputs.token_type_ids} if modality == "text" else {"times": inputs.times[modality]}
+        )
+        return self.tower(modality)(inputs.values[modality], inputs.masks[modality], run_always=run_always, **optional)
+
+    def _embed_unimodal(self, modality: str, output: TowerOutput) -> torch.Tensor:
+        """z_m: projection of the mean tower state, of norm 1; taken before any step has seen another modality."""
+        projection = getattr(self, f"{modality}_projection")
+        pooled = masked_mean(output.states.to(projection.weight.dtype), output.mask)
+        return nn.functional.normalize(projection(pooled), dim=-1)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        text_features: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        input_values: torch.Tensor | None = None,
+        audio_attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        vision_features: torch.Tensor | None = None,
+        video_attention_mask: torch.Tensor | None = None,
+        audio_times: torch.Tensor | None = None,
+        video_times: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> TriemoModelOutput:
+        """
+        Every argument is optional; a sample needs at least one modality. Masks are 1 where valid and default to ones.
+
+        Args:
+            input_ids: token ids, (B, text steps) int64, with `attention_mask` of the same shape.
+            token_type_ids: passed on to the text tower.
+            text_features: precomputed text vectors, (B, text steps, text_feature_size), with `attention_mask`.
+            input_features: log-mel or MFCC frames, or precomputed audio vectors, (B, audio frames, bins), with
+                `audio_attention_mask` (B, audio frames).
+            input_values: waveform, (B, samples), with `audio_attention_mask` (B, samples), for towers that take it.
+            pixel_values: frames, (B, frames, channels, height, width), with `video_attention_mask` (B, frames).
+            vision_features: precomputed vision vectors, (B, frames, vision_feature_size), with `video_attention_mask`.
+            audio_times, video_times: when each input step happens, (B, steps) float seconds; default: index / rate.
+            output_attentions: return joint and fusion attentions.
+            output_hidden_states: return the states of the joint encoder.
+
+        Raises:
+            ValueError: naming the field, for a wrong rank or shape, a modality the model does not have, a text longer
+                than its positions, or a sample without any modality.
+        """
+        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        inputs = ModalityInputs.collect(
+            self.config,
+            {
+                "input_ids": input_ids,
+                "attention_mask": attention_mask,
+                "token_type_ids": token_type_ids,
+                "text_features": text_features,
+                "input_features": input_features,
+                "input_values": input_values,
+                "audio_attention_mask": audio_attention_mask,
+                "pixel_values": pixel_values,
+                "vision_features": vision_features,
+                "video_attention_mask": video_attention_mask,
+                "audio_times": audio_times,
+                "video_times": video_times,
+            },
+        )
+        inputs.check_presence()
+        run_always = self.training and _is_distributed()
+        if run_always:
+            inputs.add_missing(self.config, self.device)
+        if self.training and self.config.modality_dropout > 0:
+            inputs.drop_modalities(self.config.modality_dropout)
+
+        embeds: dict[str, torch.Tensor] = {}
+        states, masks = {}, {}
+        for modality in inputs.values:
+            output = self._run_tower(modality, inputs, run_always)
+            embeds[f"{modality}_embeds"] = self._embed_unimodal(modality, output)
+            if modality == "audio":
+                output = self.audio_tower.pool_steps(output)
+            embedding = getattr(self, f"{modality}_embedding")
+            states[modality] = embedding(output.states.to(embedding.projection.weight.dtype), output.times)
+            masks[modality] = output.mask
+
+        joint, all_states, attentions = self.encode_jointly(states, masks, output_attentions)
+        per_modality = dict(zip(states, joint.split([state.shape[1] for state in states.values()], dim=1)))
+        fused, fusion_attentions = self.fusion(per_modality, masks, output_attentions)
+        return TriemoModelOutput(
+            last_hidden_state=joint,
+            pooler_output=fused,
+            modality_mask=inputs.modality_mask(),
+            step_masks=masks,
+            hidden_states=all_states if output_hidden_states else None,
+            attentions=attentions,
+            fusion_attentions=fusion_attentions,
+            **embeds,
+        )
+
+    def encode_jointly(
+        self, states: dict[str, torch.Tensor], masks: dict[str, torch.Tensor], output_attentions: bool = False
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...] | None]:
+        """Attention within and between modalities over [E_text; E_audio; E_vision]; masked steps come out zero."""
+        joint = torch.cat(list(states.values()), dim=1)
+        valid = torch.cat(list(masks.values()), dim=1)
+        attention_mask = create_bidirectional_mask(config=self.config, inputs_embeds=joint, attention_mask=valid)
+        all_states, attentions = run_layers(self.layers, joint, attention_mask, bool(output_attentions))
+        joint = self.layer_norm(all_states[-1]) * valid.unsqueeze(-1).to(joint.dtype)
+        return joint, (*all_states[:-1], joint), attentions
+
+
+class TriemoClassificationHead(nn.Module):
+    """Two-layer head on the fused state."""
+
+    def __init__(self, config: TriemoConfig):
+        super().__init__()
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(..., D) -> (..., C)."""
+        return self.out_proj(self.dropout(self.activation(self.dense(self.dropout(states)))))
+
+
+class TriemoForEmotionClassification(TriemoPreTrainedModel):
+    """
+    Emotion of a clip: one label (softmax), several (`problem_type="multi_label_classification"`) or real values such
+    as valence and arousal (`problem_type="regression"`).
+    """
+
+    def __init__(self, config: TriemoConfig):
+        super().__init__(config)
+        if config.step_aligned:
+            raise ValueError("TriemoForEmotionClassification labels clips; step_aligned must be False.")
+        self.num_labels = config.num_labels
+        self.triemo = TriemoModel(config)
+        self.classifier = TriemoClassificationHead(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Token embedding of the text tower."""
+        return self.triemo.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embedding."""
+        self.triemo.set_input_embeddings(value)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        text_features: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        input_values: torch.Tensor | None = None,
+        audio_attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        vision_features: torch.Tensor | None = None,
+        video_attention_mask: torch.Tensor | None = None,
+        audio_times: torch.Tensor | None = None,
+        video_times: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> TriemoClassifierOutput:
+        """
+        Arguments as in [`TriemoModel`], and `labels`: (B,) class ids (-100 is ignored), or (B, C) soft targets,
+        multi-hot labels or regression targets.
+        """
+        outputs = self.triemo(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            text_features=text_features,
+            input_features=input_features,
+            input_values=input_values,
+            audio_attention_mask=audio_attention_mask,
+            pixel_values=pixel_values,
+            vision_features=vision_features,
+            video_attention_mask=video_attention_mask,
+            audio_times=audio_times,
+            video_times=video_times,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.classifier(outputs.pooler_output)
+        loss = None
+        if labels is not None:
+            loss = emotion_loss(logits, labels, self.config)
+            if self.training and _is_distributed():
+                # The unimodal embeddings are not part of this loss; without them DDP reports unused parameters.
+                loss = loss + 0.0 * sum(outputs[f"{m}_embeds"].sum() for m in self.config.modalities)
+        return TriemoClassifierOutput(
+            loss=loss,
+            logits=logits,
+            text_embeds=outputs.text_embeds,
+            audio_embeds=outputs.audio_embeds,
+            vision_embeds=outputs.vision_embeds,
+            modality_mask=outputs.modality_mask,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            fusion_attentions=outputs.fusion_attentions,
+        )
+
+
+def _is_distributed() -> bool:
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+__all__ = [
+    "TriemoClassifierOutput",
+    "TriemoForEmotionClassification",
+    "TriemoModel",
+    "TriemoModelOutput",
+    "TriemoPreTrainedModel",
+]
