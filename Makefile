@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml
 		{ echo "Python 3.10 or newer is needed, got $$($(PYTHON) --version 2>&1): make PYTHON=python3.11 venv"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV); the first time this takes a few minutes."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
 	@$(BIN)/python -m triemo.serving.repair_torchaudio
 	@touch $@
 

@@ -21,7 +21,7 @@ OTHER_SECTION = re.compile(r"^\s*(Returns?|Raises|Yields?|Examples?|Notes?|Refer
 ENTRY = re.compile(r"^(?P<indent>\s*)`{0,2}\*{0,2}(?P<name>[A-Za-z_]\w*)`{0,2}\s*(?:\((?P<type>.*?)\))?\s*:(?:\s|$)")
 STATED = re.compile(
     r"""\bdefaults?(?:\s+to|\s+is|:)\s+
-        (?: `+(?P<ticked>[^`]+)`+ | (?P<quoted>"[^"]*"|'[^']*') | (?P<plain>[^\s,;]+) )""",
+        (?: `+(?P<ticked>[^`]+)`+ | (?P<quoted>"[^"]*"|'[^']*') | (?P<plain>[(\[{][^)\]}]*[)\]}]|[^\s,;]+) )""",
     re.VERBOSE | re.IGNORECASE,
 )
 
