@@ -1,0 +1,145 @@
+"""Still images from whatever people hold them in, always as an upright RGB picture."""
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .media_sources_triemo import is_media_source, open_source
+
+__all__ = ["load_image", "split_frames"]
+
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+def load_image(source: Any) -> Image.Image:
+    """Load one image as 8-bit RGB.
+
+    Args:
+        source: path, http(s) or file URL, bytes, `{"bytes", "path"}`; `PIL.Image.Image`; NumPy array of shape
+            (height, width) or (height, width, channels); torch tensor (height, width) or (channels, height, width).
+            Channels are 1 (grey), 3 (RGB) or 4 (RGBA); uint8 or bool, other integers within 0..255, uint16, or floats
+            within 0..1.
+
+    Returns:
+        The image in mode "RGB": EXIF orientation applied, transparency composited over white, 16-bit greys scaled to
+        8 bits, the first picture of an animation.
+
+    Raises:
+        ValueError: unreadable or damaged file, wrong shape, no pixels, values out of range, NaN or infinite.
+    """
+    if isinstance(source, Image.Image):
+        return _rgb(source, "the given PIL image")
+    if isinstance(source, torch.Tensor):
+        return _rgb(_from_array(_channels_last(source)), "the given tensor")
+    if isinstance(source, np.ndarray):
+        return _rgb(_from_array(source), "the given array")
+    if not is_media_source(source):
+        raise ValueError(
+            'An image must be a path, URL, bytes, {"bytes", "path"}, PIL image, NumPy array or torch tensor, got '
+            f"{type(source).__module__}.{type(source).__name__}."
+        )
+    with open_source(source) as (file, name):
+        try:
+            with Image.open(file) as image:
+                image.load()
+                return _rgb(image, name)
+        except UnidentifiedImageError as error:
+            raise ValueError(f"Cannot read an image from {name}: not an image file.") from error
+        except _BROKEN as error:
+            raise ValueError(f"Cannot read an image from {name}: {error}.") from error
+
+
+def split_frames(source: Any) -> list[Any]:
+    """A clip that is already in memory as a list of images; one image is a clip of one frame.
+
+    Args:
+        source: list or tuple of images, array (frames, height, width, channels), tensor
+            (frames, channels, height, width), or one image (array or tensor of rank 2 or 3, PIL image).
+
+    Raises:
+        ValueError: no frames, or neither an image nor a list of them.
+    """
+    if isinstance(source, (np.ndarray, torch.Tensor)):
+        if source.ndim not in (2, 3, 4):
+            raise ValueError(
+                "A video array must be (frames, height, width, channels), as a tensor (frames, channels, height, "
+                f"width), got shape {tuple(source.shape)}."
+            )
+        frames = list(source) if source.ndim == 4 else [source]
+    elif isinstance(source, Image.Image):
+        frames = [source]
+    elif isinstance(source, Sequence) and not isinstance(source, (str, bytes)):
+        frames = list(source)
+    else:
+        kind = "a dict without bytes or path" if isinstance(source, Mapping) else type(source).__name__
+        raise ValueError(f"A video must be a file, a list of frames, an array or a tensor, got {kind}.")
+    if not frames:
+        raise ValueError("A video must have at least one frame, got none.")
+    return frames
+
+
+def _channels_last(tensor: torch.Tensor) -> np.ndarray:
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:  # NumPy has no such type
+        tensor = tensor.float()
+    if tensor.ndim == 3:
+        if tensor.shape[0] not in (1, 3, 4):
+            raise ValueError(
+                f"An image tensor must be (channels, height, width) with 1, 3 or 4 channels, got {tuple(tensor.shape)}."
+            )
+        tensor = tensor.permute(1, 2, 0)
+    return tensor.numpy()
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim not in (2, 3) or array.ndim == 3 and array.shape[2] not in (1, 3, 4):
+        raise ValueError(
+            "An image array must be (height, width) or (height, width, channels) with 1, 3 or 4 channels, got shape "
+            f"{array.shape}."
+        )
+    if array.size == 0:
+        raise ValueError(f"An image array must have pixels, got shape {array.shape}.")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    return Image.fromarray(np.ascontiguousarray(_eight_bits(array)))
+
+
+def _eight_bits(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype == np.uint16:
+        return _from_16_bits(array)
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"An image array must hold integers or floats, got {array.dtype}.")
+    limit = 1 if array.dtype.kind == "f" else 255
+    low, high = array.min(), array.max()
+    if not (np.isfinite(low) and np.isfinite(high) and low >= 0 and high <= limit):
+        raise ValueError(f"An image array of {array.dtype} must lie within 0..{limit}, got {low} to {high}.")
+    if limit == 255:
+        return array.astype(np.uint8)
+    return np.round(array.astype(np.float32) * 255).astype(np.uint8)
+
+
+def _from_16_bits(array: np.ndarray) -> np.ndarray:
+    return np.round(np.clip(array, 0, 65535) / 257).astype(np.uint8)
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.width == 0 or image.height == 0:
+        raise ValueError(f"Cannot read an image from {name}: it has no pixels ({image.width} x {image.height}).")
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Pillow clips these modes to 255 on conversion, which turns most 16-bit pictures white.
+        image = Image.fromarray(_from_16_bits(np.asarray(image)))
+    elif image.mode == "F":
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
