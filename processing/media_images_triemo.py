@@ -89,7 +89,8 @@ def _channels_last(tensor: torch.Tensor) -> np.ndarray:
     if tensor.ndim == 3:
         if tensor.shape[0] not in (1, 3, 4):
             raise ValueError(
-                f"An image tensor must be (channels, height, width) with 1, 3 or 4 channels, got {tuple(tensor.shape)}."
+                "An image tensor must be (channels, height, width) with 1, 3 or 4 channels, got shape "
+                f"{tuple(tensor.shape)}."
             )
         tensor = tensor.permute(1, 2, 0)
     return tensor.numpy()

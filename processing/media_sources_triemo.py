@@ -1,7 +1,7 @@
 """Where media comes from: a path, a URL, bytes or a `datasets` row become one open file and, by PyAV, a container.
 
-PyAV carries FFmpeg inside its wheel, so no system package is needed. FFmpeg is only ever handed an open file, and every
-protocol of its own is switched off: a play list dressed up as a video cannot make it open other files or addresses.
+PyAV carries FFmpeg inside its wheel, so no system package is needed. FFmpeg is only ever handed an open file, and
+every protocol of its own is switched off: a play list dressed up as a video cannot make it open anything else.
 """
 
 import io

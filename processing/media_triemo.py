@@ -26,9 +26,7 @@ __all__ = ["MediaInfo", "load_audio", "load_frames", "load_image", "probe_media"
 
 _MOST_CHANNELS = 32  # more rows than this are samples: (samples, channels), as soundfile gives them
 _FULL_SCALE = {"int8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31}
-_SILENCE_SECONDS = (
-    0.02  # a longer gap in the sound track of a video is filled, so that sound and picture stay together
-)
+_SILENCE_SECONDS = 0.02  # a longer gap in a video's sound is filled, so that sound and picture stay together
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,8 @@ def _decode_audio(container: Any, sampling_rate: int, name: str) -> np.ndarray:
 
 def _resampled(container: Any, stream: Any, sampling_rate: int, errors: list[Exception]) -> Iterator[np.ndarray]:
     make_resampler = import_av().AudioResampler
-    resampler, setup = None, None
+    resampler: Any = None
+    setup = None
     keep_time = first_stream(container, "video") is not None
     clock = start_seconds(container)
     latest = clock + (container.duration or 0) / 1e6  # a broken time stamp must not become hours of silence
