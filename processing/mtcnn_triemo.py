@@ -142,19 +142,18 @@ class MtcnnFaceDetector:
         owner, boxes = self._propose(images, threshold_p)
         images = _normalised(images)
 
-        logits, offsets = _r_net(self.weights, _crop(images, owner, boxes, 24))
-        owner, boxes, scores, offsets = _passing(logits, offsets, owner, boxes, threshold_r)
+        logits, regression = _r_net(self.weights, _crop(images, owner, boxes, 24))
+        owner, boxes, scores, offsets = _passing(logits, regression, owner, boxes, threshold_r)
         kept = _per_frame(owner, boxes, scores, 0.7)
         owner, boxes = owner[kept], _square(_regress(boxes[kept], offsets[kept]))
 
-        logits, offsets = _o_net(self.weights, _crop(images, owner, boxes, 48))
-        owner, boxes, scores, offsets = _passing(logits, offsets, owner, boxes, threshold_o)
+        logits, regression = _o_net(self.weights, _crop(images, owner, boxes, 48))
+        owner, boxes, scores, offsets = _passing(logits, regression, owner, boxes, threshold_o)
         boxes = _regress(boxes, offsets)
         kept = _per_frame(owner, boxes, scores, 0.7, relative_to_smaller=True)
         faces = np.concatenate([boxes, scores[:, None]], axis=1)[kept].astype(np.float32)
         owner = owner[kept]
-        # A confident face is not an accident of one box: best first, so that callers may take row 0.
-        return [faces[owner == i][np.argsort(-faces[owner == i][:, 4], kind="stable")] for i in range(len(images))]
+        return [faces[owner == i] for i in range(len(images))]
 
     def _propose(self, images: torch.Tensor, threshold: float) -> tuple[np.ndarray, np.ndarray]:
         """P-Net over the pyramid, all frames of a level in one batch: owners (n,), square boxes (n, 4)."""
@@ -193,7 +192,7 @@ def _shrunk(frames: Sequence[np.ndarray], scale: float) -> torch.Tensor:
     for frame in frames:
         # One by one, so that a long clip is never copied whole. Bytes and channels last: torch has quick paths for
         # resampling and pooling in that layout (measured: three times quicker in all).
-        image = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None]
+        image = torch.from_numpy(np.require(frame, np.uint8, ["C", "W"])).permute(2, 0, 1)[None]
         if scale < 1.0:
             image = F.interpolate(image, size=size, mode="bilinear", antialias=True)
         shrunk.append(image)
@@ -231,7 +230,9 @@ def _passing(
     return owner[keep], boxes[keep], scores[keep], offsets.numpy()[keep]
 
 
-def _per_frame(owner: np.ndarray, boxes: np.ndarray, scores: np.ndarray, threshold: float, **kwargs: Any) -> np.ndarray:
+def _per_frame(
+    owner: np.ndarray, boxes: np.ndarray, scores: np.ndarray, threshold: float, **kwargs: Any
+) -> np.ndarray:
     """Suppression within each frame: indices kept."""
     groups = kwargs.pop("groups", None)
     kept = [np.zeros(0, dtype=np.int64)]

@@ -1,0 +1,252 @@
+"""Pictures and clips to normalised crops of the main face, for the vision tower.
+
+Shapes: B clips, F frames of the longest clip, C channels (1 grey or 3), H and W pixels of a crop.
+"""
+
+import os
+from collections.abc import Sequence
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers.image_processing_base import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import TensorType, cached_file, logging
+
+from .clips_triemo import Clip, read_clips
+from .faces_triemo import FaceDetector, crop_square, cut_crop, locate_main_face, resolve_face_detector
+from .image_settings_triemo import DEFAULT_IMAGE_SETTINGS, TriemoImagesKwargs, checked_image_settings
+from .mtcnn_triemo import load_mtcnn_weights
+
+__all__ = ["FACE_DETECTOR_FILE", "TriemoImageProcessor"]
+
+logger = logging.get_logger(__name__)
+
+FACE_DETECTOR_FILE = "face_detector.safetensors"  # beside the checkpoint's JSON, as a tokenizer's files are
+DEFAULT_FRAME_RATE = 4.0  # Hz, as the model assumes for frames without times
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's mode "L"
+_SERVICE_KEYS = {"image_processor_type", "processor_class", "feature_extractor_type", "auto_map"}
+_HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "proxies", "token", "revision", "subfolder")
+
+
+class TriemoImageProcessor(BaseImageProcessor):
+    """Finds the main face of each clip, cuts it out of every frame, resizes and normalises it.
+
+    Args:
+        face_detector_weights: path of MTCNN's safetensors. `from_pretrained` finds the one beside the checkpoint.
+        **kwargs: the fields that `TriemoImagesKwargs` lists, with the defaults of `DEFAULT_IMAGE_SETTINGS`. Any of
+            them can also be given to a call, for that call only.
+
+    Raises ValueError for an unknown keyword or a value out of range.
+    """
+
+    model_input_names = ["pixel_values", "video_attention_mask", "video_times"]
+    valid_kwargs = TriemoImagesKwargs
+
+    def __init__(self, face_detector_weights: str | os.PathLike | None = None, **kwargs: Any) -> None:
+        service = {name: kwargs.pop(name) for name in list(kwargs) if name in _SERVICE_KEYS}
+        super().__init__(**service)
+        settings = checked_image_settings({**DEFAULT_IMAGE_SETTINGS, **kwargs})
+        for name, value in settings.items():
+            setattr(self, name, value)
+        self._detectors: dict[tuple[str, int, int], FaceDetector | None] = {}
+        self._face_detector_weights: dict[str, torch.Tensor] | None = None
+        if face_detector_weights is not None:
+            self._face_detector_weights = load_mtcnn_weights(face_detector_weights)
+
+    def preprocess(
+        self,
+        images: Any,
+        times: Sequence | None = None,
+        return_tensors: str | TensorType | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Prepares clips of faces.
+
+        Args:
+            images: one picture (path, URL, bytes, PIL, array (height, width[, channels]), tensor ([channels,] height,
+                width)): a clip of one frame. One clip: a video file, a flat list of pictures, an array (frames,
+                height, width, channels), a tensor (frames, channels, height, width). A batch of clips: a list whose
+                items are clips; `None` in it is a sample without picture.
+            times: seconds of each frame: for each clip a sequence as long as the clip, or None; for a single clip the
+                sequence itself. A video file's own times are used where none are given.
+            return_tensors: "pt" or "np"; None gives NumPy arrays too.
+            **kwargs: any field of the processor, for this call.
+
+        Returns:
+            `pixel_values` (B, F, C, H, W) float32, `video_attention_mask` (B, F) int64, both 0 where there is no frame
+            or no face in it, and, if any clip has times, `video_times` (B, F) float32 in seconds (a clip without times
+            among them is taken at `frame_rate`, else 4 Hz). A clip in which no face is found is masked altogether,
+            with a warning: to the model it is a sample without that modality, and alone it is refused there.
+
+        Raises ValueError for no frames, unreadable media, wrong shapes, types or values (NaN), times that do not match
+        the frames, an unknown keyword.
+        """
+        settings = self._settings(kwargs)
+        clips = read_clips(images, times, settings["num_frames"], settings["frame_rate"])
+        crops = [self._face_crops(clip, settings) for clip in clips]
+        missed = [
+            i for i, (clip, (_, seen)) in enumerate(zip(clips, crops, strict=True)) if clip.frames and not seen.any()
+        ]
+        if missed:
+            logger.warning(
+                f"No face was found in clip(s) {missed} of {len(clips)}: video_attention_mask is 0 there. Pass "
+                "face_detector=None for pictures that are face crops already."
+            )
+        data = {"pixel_values": self._stacked(clips, crops, settings)}
+        longest = data["pixel_values"].shape[1]
+        data["video_attention_mask"] = np.zeros((len(clips), longest), dtype=np.int64)
+        for row, (_, seen) in zip(data["video_attention_mask"], crops, strict=True):
+            row[: len(seen)] = seen
+        if any(clip.times is not None for clip in clips):
+            data["video_times"] = np.zeros((len(clips), longest), dtype=np.float32)
+            rate = settings["frame_rate"] or DEFAULT_FRAME_RATE
+            for row, clip in zip(data["video_times"], clips, strict=True):
+                row[: len(clip.frames)] = np.arange(len(clip.frames)) / rate if clip.times is None else clip.times
+        return BatchFeature(data=data, tensor_type=return_tensors)
+
+    def detect_faces(self, frames: Any, **kwargs: Any) -> list[np.ndarray | None]:
+        """The main face of one clip: for each frame x0, y0, x1, y1 in its pixels (float64), None where it is not seen.
+
+        Args:
+            frames: one clip or one picture, as `preprocess` takes it.
+            **kwargs: any field of the processor, for this call.
+        """
+        clips = read_clips([frames] if isinstance(frames, (list, tuple)) else frames, None, None, None)
+        if len(clips) != 1:
+            raise ValueError(f"detect_faces takes one clip, got {len(clips)}")
+        boxes = self._face_boxes(clips[0].frames, self._settings(kwargs))
+        return [None if np.isnan(box).any() else box for box in boxes]
+
+    def _settings(self, overrides: dict[str, Any]) -> dict[str, Any]:
+        current = {name: getattr(self, name) for name in DEFAULT_IMAGE_SETTINGS}
+        return checked_image_settings({**current, **overrides})
+
+    def _detector(self, settings: dict[str, Any]) -> FaceDetector | None:
+        kind = settings["face_detector"] if settings["do_detect_faces"] else None
+        if kind is None or callable(kind):
+            return kind
+        key = (kind, settings["detection_size"], settings["min_face_size"])
+        if key not in self._detectors:
+            self._detectors[key] = resolve_face_detector(kind, self._face_detector_weights, *key[1:])
+        return self._detectors[key]
+
+    def _face_boxes(self, frames: list[np.ndarray], settings: dict[str, Any]) -> np.ndarray:
+        """Boxes (F, 4) of the main face, NaN where it is not seen; what is a face crop already is its own box."""
+        boxes = np.array([[0, 0, frame.shape[1], frame.shape[0]] for frame in frames], dtype=np.float64).reshape(-1, 4)
+        whole = boxes.max(axis=1, initial=0) <= settings["assume_cropped_below"]
+        if whole.all():
+            return boxes
+        detector = self._detector(settings)
+        if detector is not None:
+            searched = np.flatnonzero(~whole)
+            boxes[searched] = locate_main_face(detector, [frames[i] for i in searched], settings["detect_every"])
+        return boxes
+
+    def _face_crops(self, clip: Clip, settings: dict[str, Any]) -> tuple[list[np.ndarray], np.ndarray]:
+        """The crops of the frames where the face is seen, (H, W, 3) uint8 each, and (F,) bool: which frames."""
+        boxes = self._face_boxes(clip.frames, settings)
+        size = (settings["size"]["height"], settings["size"]["width"]) if settings["do_resize"] else None
+        margin, offset = settings["face_margin"], settings["face_vertical_offset"]
+        seen = ~np.isnan(boxes).any(axis=1)
+        crops = []
+        for index in np.flatnonzero(seen):
+            frame, box = clip.frames[index], boxes[index]
+            height, width = frame.shape[:2]
+            # A frame taken whole stays whole: no margin around what was cropped already.
+            crop = box if (box == [0, 0, width, height]).all() else crop_square(box, width, height, margin, offset)
+            crops.append(cut_crop(frame, crop, size))
+        return crops, seen
+
+    def _stacked(
+        self, clips: list[Clip], crops: list[tuple[list[np.ndarray], np.ndarray]], settings: dict[str, Any]
+    ) -> np.ndarray:
+        """Normalised crops of all clips, (B, F, C, H, W) float32; the arithmetic is done on all of them at once."""
+        flat = [crop for clip_crops, _ in crops for crop in clip_crops]
+        shapes = {crop.shape for crop in flat}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"do_resize=False needs crops of one size, got (height, width, channels) {sorted(shapes)}"
+            )
+        height, width = shapes.pop()[:2] if shapes else (settings["size"]["height"], settings["size"]["width"])
+        channels = 1 if settings["do_grayscale"] else 3
+        longest = max(1, max(len(clip.frames) for clip in clips))
+        pixels = np.zeros((len(clips), longest, channels, height, width), dtype=np.float32)
+        if not flat:
+            return pixels
+        values = np.stack(flat).astype(np.float32)
+        values = (values @ _LUMA)[:, None] if channels == 1 else values.transpose(0, 3, 1, 2)
+        if settings["do_rescale"]:
+            values = values * np.float32(settings["rescale_factor"])
+        if settings["do_normalize"]:
+            mean, std = (np.array(settings[name], dtype=np.float32) for name in ("image_mean", "image_std"))
+            if {len(mean), len(std)} - {1, channels}:
+                raise ValueError(
+                    f"image_mean and image_std need 1 or {channels} values, got {len(mean)} and {len(std)}"
+                )
+            values = (values - mean[:, None, None]) / std[:, None, None]
+        valid = np.zeros((len(clips), longest), dtype=bool)
+        for row, (_, seen) in zip(valid, crops, strict=True):
+            row[: len(seen)] = seen
+        pixels[valid] = values
+        return pixels
+
+    # ----- files ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
+        """As every image processor's; besides, it loads the face detector's weights from `face_detector.safetensors`
+        in the same folder or repository, if it is there. `face_detector_weights=<path>` takes another file."""
+        path = kwargs.pop("face_detector_weights", None)
+        hub = {name: kwargs[name] for name in _HUB_KEYS if kwargs.get(name) is not None}
+        loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        processor = loaded[0] if isinstance(loaded, tuple) else loaded
+        name = os.fspath(pretrained_model_name_or_path)
+        if path is None and os.path.isfile(name):
+            beside = os.path.join(os.path.dirname(name), FACE_DETECTOR_FILE)
+            path = beside if os.path.isfile(beside) else None
+        elif path is None:
+            path = cached_file(name, FACE_DETECTOR_FILE, _raise_exceptions_for_missing_entries=False, **hub)
+        if path is not None:
+            processor._face_detector_weights = load_mtcnn_weights(path)
+        return loaded
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
+    ) -> list[str]:
+        """As every image processor's; besides, it writes `face_detector.safetensors` if it has the weights."""
+        files = super().save_pretrained(save_directory)
+        files += self.save_face_detector(save_directory)
+        if push_to_hub:
+            kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
+            self.push_to_hub(**kwargs)
+        return files
+
+    def save_face_detector(self, save_directory: str | os.PathLike) -> list[str]:
+        """Writes the detector's weights into a folder, for whoever saves the settings elsewhere (a processor keeps
+        them in its own JSON). Returns the paths written: one, or none without weights."""
+        if self._face_detector_weights is None:
+            return []
+        path = os.path.join(save_directory, FACE_DETECTOR_FILE)
+        with NamedTemporaryFile(dir=os.fspath(save_directory), suffix=".tmp", delete=False) as temporary:
+            pass
+        save_file(self._face_detector_weights, temporary.name, metadata={"format": "pt"})
+        os.replace(temporary.name, path)
+        return [path]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, safe for JSON; a callable detector cannot be written and becomes "auto"."""
+        fields = {name: getattr(self, name) for name in DEFAULT_IMAGE_SETTINGS}
+        if callable(fields["face_detector"]):
+            logger.warning_once("face_detector is a callable, which cannot be saved: 'auto' is written in its place.")
+            fields["face_detector"] = "auto"
+        fields["size"] = dict(fields["size"])
+        if getattr(self, "auto_map", None):
+            fields["auto_map"] = self.auto_map
+        return {**fields, "image_processor_type": type(self).__name__}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # opencv's detectors cannot be copied or sent to a worker; they are made again where they are needed.
+        return {**self.__dict__, "_detectors": {}}
