@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+# First of all: transformers imports torchaudio too, and only the sibling says what to do where it does not load.
+from .resampling_triemo import check_sampling_rate, resample, torchaudio  # isort: skip
+
 import numpy as np
 import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
@@ -14,7 +17,6 @@ from transformers.utils import PaddingStrategy, TensorType, logging
 
 from .media_sources_triemo import is_media_source
 from .media_triemo import load_audio, waveform_from_array
-from .resampling_triemo import check_sampling_rate, resample, torchaudio
 
 __all__ = ["TriemoFeatureExtractor"]
 

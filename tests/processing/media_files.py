@@ -50,7 +50,7 @@ def write_clip(
     with av.open(str(path), "w") as container:
         video = container.add_stream(codec, rate=rate, options={"crf": "4"} if codec == "libx264" else {})
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        video.gop_size = gop
+        video.gop_size, video.bit_rate = gop, 4_000_000
         clock = Fraction(1, 1000) if codec == "libx264" else Fraction(1, rate)
         video.codec_context.time_base = clock
         if rotation is not None:
@@ -58,6 +58,7 @@ def write_clip(
         audio = None
         if sound is not None:
             audio = container.add_stream("aac", rate=sound_rate, layout="stereo" if len(sound) == 2 else "mono")
+            audio.bit_rate = 192000
         for index in range(frames):
             frame = av.VideoFrame.from_ndarray(picture(index), format="rgb24")
             seconds = times[index] if times is not None else Fraction(index, rate)
