@@ -1,7 +1,6 @@
 """Configuration of Triemo: one sub-config per modality tower, and the joint part that stands on them."""
 
-from __future__ import annotations
-
+# No postponed annotations here: `@strict` checks the types of fields only where they are real types.
 import dataclasses
 from typing import Any, Literal
 
@@ -75,7 +74,7 @@ class TriemoAudioConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     @classmethod
-    def from_whisper_config(cls, whisper: Any, **overrides: Any) -> TriemoAudioConfig:
+    def from_whisper_config(cls, whisper: Any, **overrides: Any) -> "TriemoAudioConfig":
         """The config whose encoder takes Whisper's encoder weights; `whisper` is a `WhisperConfig` or its dict."""
         values = whisper if isinstance(whisper, dict) else whisper.to_dict()
         return cls(

@@ -26,24 +26,33 @@ from .layers_triemo import eager_attention_forward, masked_mean
 NUM_PAIRS = 6  # ordered pairs of three modalities
 
 
+class TriemoFusionProjections(nn.Module):
+    """Q, K and V projection of one modality, each (B, L, D) -> (B, H, L, d)."""
+
+    def __init__(self, config: TriemoConfig):
+        super().__init__()
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        heads = (*states.shape[:2], -1, self.head_dim)
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        query, key, value = (projection(states).view(heads).transpose(1, 2) for projection in projections)
+        return query, key, value
+
+
 class TriemoFusion(nn.Module):
     """Six directed attentions between the modalities of a model; see the formula at the top of this file."""
 
     def __init__(self, config: TriemoConfig):
         super().__init__()
         self.config = config
-        self.num_heads = config.num_attention_heads
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
+        self.scaling = (config.hidden_size // config.num_attention_heads) ** -0.5
         self.is_causal = False
         self.step_aligned = config.step_aligned
-
-        def projections() -> nn.ModuleDict:
-            return nn.ModuleDict({m: nn.Linear(config.hidden_size, config.hidden_size) for m in config.modalities})
-
-        self.q_proj = projections()
-        self.k_proj = projections()
-        self.v_proj = projections()
+        self.projections = nn.ModuleDict({m: TriemoFusionProjections(config) for m in config.modalities})
 
     def forward(
         self, states: dict[str, torch.Tensor], masks: dict[str, torch.Tensor], output_attentions: bool = False
@@ -64,19 +73,19 @@ class TriemoFusion(nn.Module):
         lengths = {modality: state.shape[1] for modality, state in states.items()}
         if self.step_aligned and len(set(lengths.values())) > 1:
             raise ValueError(f"step-aligned modalities must have the same number of steps, got {lengths}.")
-        residual = sum(self.reduce(state, masks[m]) for m, state in states.items())
+        residual = torch.stack([self.reduce(state, masks[m]) for m, state in states.items()]).sum(0)
         present = {m: mask.any(1) for m, mask in masks.items()}
-        keys = {m: self.split_heads(self.k_proj[m](state)) for m, state in states.items()}
-        values = {m: self.split_heads(self.v_proj[m](state)) for m, state in states.items()}
+        projected = {m: self.projections[m](state) for m, state in states.items()}
         context = torch.zeros_like(residual)
         pairs = torch.zeros_like(residual[..., :1])
         attentions: dict[tuple[str, str], torch.Tensor] = {}
         for m, state in states.items():
-            query = self.split_heads(self.q_proj[m](state))
+            query = projected[m][0]
             for n in states:
                 if n == m:
                     continue
-                attended, weights = self.attend(query, keys[n], values[n], masks[n], output_attentions)
+                _, key, value = projected[n]
+                attended, weights = self.attend(query, key, value, masks[n], output_attentions)
                 both = (masks[m].bool() & present[n].unsqueeze(1)).to(state.dtype)
                 context = context + self.reduce(attended, both)
                 pairs = pairs + (both.unsqueeze(-1) if self.step_aligned else both.amax(1, keepdim=True))
@@ -84,9 +93,6 @@ class TriemoFusion(nn.Module):
                     attentions[m, n] = weights * both[:, None, :, None]
         fused = context * (NUM_PAIRS / pairs.clamp(min=1.0)) + residual
         return fused, attentions if output_attentions else None
-
-    def split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.view(*states.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
 
     def reduce(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Over a clip the mean of the valid steps, (B, D); step-aligned the steps themselves, zero where masked."""

@@ -6,6 +6,7 @@ Shape legend: B batch, L steps of an input as it comes in (tokens, frames, sampl
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -44,9 +45,10 @@ class ModalityInputs:
         """
         inputs = cls()
         accepted = accepted_values(config)
-        given = {name: tensors[name] for name in VALUES if tensors.get(name) is not None}
-        for name, tensor in given.items():
-            modality, rank, shape = VALUES[name]
+        for name, (modality, rank, shape) in VALUES.items():
+            tensor = tensors.get(name)
+            if tensor is None:
+                continue
             if accepted.get(modality) != name:
                 takes = f"takes {accepted[modality]} for {modality}" if modality in accepted else f"has no {modality}"
                 raise ValueError(f"{name} was passed, but this model {takes} (it has {accepted}).")
@@ -153,12 +155,13 @@ def check_width(config: TriemoConfig, name: str, tensor: torch.Tensor) -> None:
 
 def audio_bins(config: TriemoConfig) -> int | None:
     """Values of an input frame: mel bins of the built-in tower, the input width of wav2vec2-BERT's kind."""
-    audio = config.audio_config
+    audio: Any = config.audio_config
     return getattr(audio, "num_mel_bins", None) or getattr(audio, "feature_projection_input_dim", None)
 
 
 def zero_input(config: TriemoConfig, name: str, batch: int, device: torch.device) -> torch.Tensor:
     """The smallest input of this kind that every encoder accepts."""
+    vision: Any = config.vision_config
     if name == "input_ids":
         return torch.zeros(batch, 1, dtype=torch.long, device=device)
     if name == "text_features":
@@ -170,11 +173,11 @@ def zero_input(config: TriemoConfig, name: str, batch: int, device: torch.device
         return torch.zeros(batch, config.sampling_rate, device=device)
     if name == "input_features":
         frames = 1 if config.audio_config is None else int(config.audio_frame_rate)
-        width = config.audio_feature_size or audio_bins(config) or config.audio_config.feature_projection_input_dim
+        width = config.audio_feature_size or audio_bins(config) or 0
         return torch.zeros(batch, frames, width, device=device)
-    size = getattr(config.vision_config, "image_size", None) or 64
+    size = getattr(vision, "image_size", None) or 64
     height, width = (size, size) if isinstance(size, int) else size
-    return torch.zeros(batch, 1, config.vision_config.num_channels, height, width, device=device)
+    return torch.zeros(batch, 1, vision.num_channels, height, width, device=device)
 
 
 __all__ = ["MASKS", "VALUES", "ModalityInputs", "accepted_values"]

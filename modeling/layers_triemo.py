@@ -6,9 +6,11 @@ Shape legend: B batch, L steps, D hidden size, H heads.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -22,9 +24,9 @@ def eager_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Plain softmax attention with an additive or boolean mask; returns (B, L, H, D/H) and the weights (B, H, L, L)."""
+    """Softmax attention with an additive or boolean mask; returns (B, L, H, D/H) and the weights (B, H, L, L)."""
     scores = torch.matmul(query, key.transpose(-1, -2)) * scaling
     if attention_mask is not None:
         if attention_mask.dtype == torch.bool:
@@ -39,7 +41,7 @@ def eager_attention_forward(
 class TriemoSelfAttention(nn.Module):
     """Multi-head self-attention (Vaswani et al., 2017) through the attention backend named in the config."""
 
-    def __init__(self, config, key_bias: bool = True):
+    def __init__(self, config: PreTrainedConfig, key_bias: bool = True):
         super().__init__()
         self.config = config
         self.num_heads = config.num_attention_heads
@@ -80,7 +82,7 @@ class TriemoSelfAttention(nn.Module):
 class TriemoEncoderLayer(GradientCheckpointingLayer):
     """Pre-norm transformer layer, names as in Whisper's encoder so that its weights load unchanged."""
 
-    def __init__(self, config, key_bias: bool = True):
+    def __init__(self, config: PreTrainedConfig, key_bias: bool = True):
         super().__init__()
         self.self_attn = TriemoSelfAttention(config, key_bias=key_bias)
         self.self_attn_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)

@@ -31,6 +31,7 @@ from .towers_triemo import (
     TriemoTower,
     TriemoVisionTower,
     load_encoder,
+    supported_attention,
     text_positions,
 )
 
@@ -103,6 +104,20 @@ class TriemoPreTrainedModel(PreTrainedModel):
             # Brings E_m to the scale of the positions, whatever the tower's width.
             init.xavier_uniform_(module.projection.weight)
 
+    def set_attn_implementation(self, attn_implementation: str | dict, **kwargs: Any) -> None:
+        """Switch the attention backend; an encoder that lacks the requested one keeps the best it has."""
+        if isinstance(attn_implementation, str):
+            encoders = {
+                f"{modality}_config": getattr(self, self.base_model_prefix, self).tower(modality).encoder
+                for modality in self.config.modalities
+            }
+            attn_implementation = {"": attn_implementation} | {
+                name: str(supported_attention(type(encoder), attn_implementation))
+                for name, encoder in encoders.items()
+                if encoder is not None
+            }
+        super().set_attn_implementation(attn_implementation, **kwargs)
+
     @classmethod
     def from_encoders_pretrained(
         cls,
@@ -111,7 +126,7 @@ class TriemoPreTrainedModel(PreTrainedModel):
         vision: Any = None,
         encoder_kwargs: dict[str, dict] | None = None,
         **config_fields: Any,
-    ):
+    ) -> Any:
         """
         Compose a model of pretrained encoders; everything that joins them starts at random.
 
@@ -136,13 +151,14 @@ class TriemoPreTrainedModel(PreTrainedModel):
             for m, name in names.items()
             if name is not None
         }
-        config = TriemoConfig(**{f"{m}_config": encoder.config for m, encoder in encoders.items()}, **config_fields)
+        config_fields |= {f"{m}_config": encoder.config for m, encoder in encoders.items()}
+        config = TriemoConfig(**config_fields)
         if "max_text_positions" not in config_fields and config.text_config is not None:
             tower_limit = getattr(config.text_config, "max_position_embeddings", None)
             config.max_text_positions = tower_limit or config.max_text_positions
             config.max_text_positions = text_positions(config)
         model = cls(config)
-        base = getattr(model, model.base_model_prefix, model)
+        base: Any = getattr(model, model.base_model_prefix, model)
         for modality, encoder in encoders.items():
             base.tower(modality).encoder.load_state_dict(encoder.state_dict(), strict=False)
         return model.eval()
@@ -181,6 +197,10 @@ class TriemoModel(TriemoPreTrainedModel):
     gives each sample what it gets alone.
     """
 
+    text_tower: TriemoTextTower
+    audio_tower: TriemoAudioTower
+    vision_tower: TriemoVisionTower
+
     def __init__(self, config: TriemoConfig):
         super().__init__(config)
         if not config.modalities:
@@ -207,10 +227,10 @@ class TriemoModel(TriemoPreTrainedModel):
         """Token embedding of the text tower; a plain vocabulary's when there is no tower."""
         if "text" not in self.config.modalities or self.config.text_feature_size is not None:
             raise NotImplementedError("This model has no token embedding.")
-        tower = self.text_tower
-        return tower.token_embedding if tower.encoder is None else tower.encoder.get_input_embeddings()
+        encoder = self.text_tower.encoder
+        return self.text_tower.token_embedding if encoder is None else encoder.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the token embedding (used by `resize_token_embeddings`)."""
         if self.text_tower.encoder is None:
             self.text_tower.token_embedding = value
@@ -218,12 +238,23 @@ class TriemoModel(TriemoPreTrainedModel):
         else:
             self.text_tower.encoder.set_input_embeddings(value)
 
-    def get_text_features(self, input_ids=None, attention_mask=None, token_type_ids=None, text_features=None):
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        text_features: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Unimodal embedding of text, (B, P) of norm 1, for retrieval; arguments as in `forward`."""
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         return self._unimodal_features("text", text_features=text_features, **inputs)
 
-    def get_audio_features(self, input_features=None, input_values=None, audio_attention_mask=None):
+    def get_audio_features(
+        self,
+        input_features: torch.Tensor | None = None,
+        input_values: torch.Tensor | None = None,
+        audio_attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Unimodal embedding of speech, (B, P) of norm 1, for retrieval; arguments as in `forward`."""
         return self._unimodal_features(
             "audio",
@@ -232,7 +263,12 @@ class TriemoModel(TriemoPreTrainedModel):
             audio_attention_mask=audio_attention_mask,
         )
 
-    def get_vision_features(self, pixel_values=None, vision_features=None, video_attention_mask=None):
+    def get_vision_features(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        vision_features: torch.Tensor | None = None,
+        video_attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Unimodal embedding of video or images, (B, P) of norm 1, for retrieval; arguments as in `forward`."""
         return self._unimodal_features(
             "vision",
@@ -337,7 +373,8 @@ class TriemoModel(TriemoPreTrainedModel):
             masks[modality] = output.mask
 
         joint, all_states, attentions = self.encode_jointly(states, masks, output_attentions)
-        per_modality = dict(zip(states, joint.split([state.shape[1] for state in states.values()], dim=1)))
+        parts = joint.split([state.shape[1] for state in states.values()], dim=1)
+        per_modality = dict(zip(states, parts, strict=True))
         fused, fusion_attentions = self.fusion(per_modality, masks, output_attentions)
         return TriemoModelOutput(
             last_hidden_state=joint,
@@ -396,7 +433,7 @@ class TriemoForEmotionClassification(TriemoPreTrainedModel):
         """Token embedding of the text tower."""
         return self.triemo.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the token embedding."""
         self.triemo.set_input_embeddings(value)
 

@@ -45,7 +45,23 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """An encoder with random weights from its config, without the pooling layer that nothing here would train."""
     if config.model_type == TriemoAudioConfig.model_type:
         return TriemoAudioModel._from_config(config)
+    config._attn_implementation = supported_attention(encoder_class(type(config)), config._attn_implementation)
     return AutoModel.from_config(config, **_without_pooler(type(config)))
+
+
+def supported_attention(model_class: Any, attn_implementation: str | None) -> str | None:
+    """The requested attention backend if this encoder has it, else sdpa, else eager (a ResNet has no attention)."""
+    supported = {"sdpa": model_class._supports_sdpa, "flex_attention": model_class._supports_flex_attn}
+    known = attn_implementation in (None, "eager")
+    if known or supported.get(str(attn_implementation), model_class._supports_flash_attn):
+        return attn_implementation
+    return "sdpa" if model_class._supports_sdpa else "eager"
+
+
+def encoder_class(config_class: type) -> Any:
+    """The model class that AutoModel builds for a config class."""
+    model_class: Any = AutoModel._model_mapping[config_class]
+    return model_class[0] if isinstance(model_class, tuple) else model_class
 
 
 def load_encoder(name_or_path: Any, modality: str, **hub_kwargs: Any) -> PreTrainedModel:
@@ -70,14 +86,12 @@ def load_encoder(name_or_path: Any, modality: str, **hub_kwargs: Any) -> PreTrai
         raise ValueError(f"{modality}={name_or_path!r} is an encoder-decoder ({config.model_type}); give an encoder.")
     half = getattr(config, f"{modality}_config", None)
     if half is not None:
-        return AutoModel.from_config(half).__class__.from_pretrained(name_or_path, **hub_kwargs)
+        return encoder_class(type(half)).from_pretrained(name_or_path, **hub_kwargs)
     return AutoModel.from_pretrained(name_or_path, **hub_kwargs, **_without_pooler(type(config)))
 
 
 def _without_pooler(config_class: type) -> dict[str, bool]:
-    model_class: Any = AutoModel._model_mapping[config_class]
-    model_class = model_class[0] if isinstance(model_class, tuple) else model_class
-    takes_it = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    takes_it = "add_pooling_layer" in inspect.signature(encoder_class(config_class).__init__).parameters
     return {"add_pooling_layer": False} if takes_it else {}
 
 
@@ -88,6 +102,8 @@ class TriemoTower(nn.Module):
     In eager mode the encoder runs on present rows only. When traced (`torch.compile`, export) it runs on all rows,
     since shapes may not depend on data; a row without any valid step then sees its first one, and is zeroed after.
     """
+
+    encoder: Any
 
     def __init__(self, encoder: PreTrainedModel | None, width: int):
         super().__init__()
@@ -113,9 +129,9 @@ class TriemoTower(nn.Module):
         return present.nonzero().squeeze(1)
 
 
-def take(values: torch.Tensor | None, rows: torch.Tensor | None) -> torch.Tensor | None:
+def take(values: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
     """Rows of a tensor; everything when `rows` is None."""
-    return values if rows is None or values is None else values.index_select(0, rows)
+    return values if rows is None else values.index_select(0, rows)
 
 
 def put(states: torch.Tensor, rows: torch.Tensor | None, batch: int) -> torch.Tensor:
@@ -164,9 +180,8 @@ class TriemoTextTower(TriemoTower):
         if rows is not None and len(rows) == 0:
             return TowerOutput(empty_states(self, inputs.shape[:2], inputs.device), mask)
         optional = {} if token_type_ids is None else {"token_type_ids": take(token_type_ids, rows)}
-        states = self.encoder(
-            input_ids=take(inputs, rows), attention_mask=see_first_step(take(mask, rows)), **optional
-        ).last_hidden_state
+        row_mask = see_first_step(take(mask, rows))
+        states = self.encoder(input_ids=take(inputs, rows), attention_mask=row_mask, **optional).last_hidden_state
         states = put(states, rows, len(inputs))
         return TowerOutput(states * mask.unsqueeze(-1).to(states.dtype), mask)
 
@@ -283,7 +298,7 @@ class TriemoVisionTower(TriemoTower):
 
 def audio_stride(config: TriemoConfig) -> int:
     """Input steps (samples or frames) that one step of the audio tower stands for."""
-    audio = config.audio_config
+    audio: Any = config.audio_config
     if audio is None:
         return 1
     stride = 1
@@ -299,10 +314,11 @@ def audio_stride(config: TriemoConfig) -> int:
 def text_positions(config: TriemoConfig) -> int:
     """Longest text in steps: the tower's limit and that of learned positions, whichever is smaller."""
     limits = [config.max_text_positions] if config.text_position_type == "learned" else []
-    tower = getattr(config.text_config, "max_position_embeddings", None)
+    text: Any = config.text_config
+    tower = getattr(text, "max_position_embeddings", None)
     if tower is not None:
         # RoBERTa's family counts positions from the padding index upwards.
-        offset = config.text_config.pad_token_id + 1 if "roberta" in config.text_config.model_type else 0
+        offset = text.pad_token_id + 1 if "roberta" in text.model_type else 0
         limits.append(tower - offset)
     return min(limits, default=1 << 30)
 
@@ -320,6 +336,7 @@ __all__ = [
     "audio_stride",
     "build_encoder",
     "load_encoder",
+    "supported_attention",
     "takes_waveform",
     "text_positions",
     "tower_width",

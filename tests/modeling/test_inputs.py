@@ -1,0 +1,173 @@
+"""Bad input to the model and its config: a ValueError that names the field, what came and what is accepted."""
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from tiny_models import (
+    all_inputs,
+    audio_inputs,
+    text_inputs,
+    tiny_audio_config,
+    tiny_config,
+    tiny_model,
+    tiny_text_config,
+    vision_inputs,
+)
+from transformers import AutoConfig, Wav2Vec2Config
+
+from triemo.modeling import TriemoConfig, TriemoForEmotionClassification, TriemoModel
+
+
+def without_audio(batch: dict) -> dict:
+    return {key: value for key, value in batch.items() if "audio" not in key and key != "input_features"}
+
+
+BAD_INPUTS = {
+    "nothing": ({}, "no modality at all"),
+    "only labels": ({"labels": torch.tensor([1])}, "no modality at all"),
+    "rank of ids": ({"input_ids": torch.ones(4, dtype=torch.long)}, r"input_ids.*\(batch, text_steps\).*got \(4,\)"),
+    "rank of frames": ({"input_features": torch.randn(61, 20)}, r"input_features.*\(batch, audio_frames, bins\)"),
+    "rank of pixels": ({"pixel_values": torch.randn(2, 1, 32, 32)}, r"pixel_values.*\(batch, frames, channels, h"),
+    "zero steps": ({"input_ids": torch.ones(1, 0, dtype=torch.long)}, r"none of them 0, got \(1, 0\)"),
+    "zero frames": ({"pixel_values": torch.randn(1, 0, 1, 32, 32)}, "none of them 0"),
+    "bins": ({"input_features": torch.randn(1, 61, 80)}, "input_features must have 20 values a step"),
+    "channels": ({"pixel_values": torch.randn(1, 2, 3, 32, 32)}, "pixel_values must have 1 channels"),
+    "waveform": ({"input_values": torch.randn(1, 16000)}, "input_values was passed.*takes input_features for audio"),
+    "vectors": ({"text_features": torch.randn(1, 3, 5)}, "text_features was passed.*takes input_ids for text"),
+    "mask shape": (
+        {"input_ids": torch.ones(2, 4, dtype=torch.long), "attention_mask": torch.ones(2, 5)},
+        r"attention_mask must have shape \(2, 4\), got \(2, 5\)",
+    ),
+    "mask alone": (
+        {"input_ids": torch.ones(2, 4, dtype=torch.long), "video_attention_mask": torch.ones(2, 5)},
+        "video_attention_mask was passed without the vision input",
+    ),
+    "times shape": (
+        {"pixel_values": torch.randn(2, 3, 1, 32, 32), "video_times": torch.zeros(2, 4)},
+        r"video_times must have shape \(2, 3\), got \(2, 4\)",
+    ),
+    "batch sizes": ({**text_inputs(2), **vision_inputs(3)}, "same batch size, got {'text': 2, 'vision': 3}"),
+    "too long": ({"input_ids": torch.ones(1, 65, dtype=torch.long)}, "text has 65 steps.*at most 64.*truncat"),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD_INPUTS))
+def test_bad_input_is_refused_by_name(name):
+    inputs, message = BAD_INPUTS[name]
+    with pytest.raises(ValueError, match=message):
+        tiny_model()(**inputs)
+
+
+def test_a_sample_without_any_modality_is_named():
+    batch = all_inputs(3)
+    for mask in ("attention_mask", "audio_attention_mask", "video_attention_mask"):
+        batch[mask][1] = 0
+    with pytest.raises(ValueError, match=r"samples \[1\] of the batch have no modality"):
+        tiny_model()(**batch)
+
+
+def test_a_modality_the_model_lacks_is_refused():
+    model = TriemoForEmotionClassification(tiny_config(audio_config=None)).eval()
+    assert model(**without_audio(all_inputs())).logits.shape == (2, 7)
+    with pytest.raises(ValueError, match="input_features was passed, but this model has no audio"):
+        model(**all_inputs())
+
+
+def test_a_waveform_shorter_than_one_step_is_named():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 37}
+    waves = {"conv_dim": (8, 8), "conv_kernel": (10, 8), "conv_stride": (5, 4), "num_feat_extract_layers": 2}
+    config = Wav2Vec2Config(**sizes, **waves, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2)
+    model = TriemoForEmotionClassification(tiny_config(audio_config=config)).eval()
+    mask = torch.ones(2, 800, dtype=torch.long)
+    mask[1, 30:] = 0
+    with pytest.raises(ValueError, match="audio of sample 1 has 30 samples, too few"):
+        model(input_values=torch.randn(2, 800), audio_attention_mask=mask)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"text_feature_size": 5}, "text takes one of .*got text_config and text_feature_size"),
+        ({"num_attention_heads": 5}, "hidden_size 32 is not a multiple of num_attention_heads 5"),
+        ({"audio_step_rate": 0}, "audio_step_rate must be above 0 or None, got 0"),
+        ({"video_frame_rate": -1.0}, "video_frame_rate must be above 0"),
+        ({"modality_dropout": 1.0}, r"modality_dropout must be in \[0, 1\)"),
+        ({"label_smoothing": -0.1}, r"label_smoothing must be in \[0, 1\)"),
+        ({"class_weights": [1.0, 2.0]}, "one weight for each of the 7 labels, got 2"),
+        ({"text_position_type": "rotary"}, "text_position_type"),
+        ({"hidden_size": "big"}, "hidden_size"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(fields, message):
+    with pytest.raises((ValueError, StrictDataclassError), match=message):
+        tiny_config(**fields)
+
+
+def test_a_misspelt_field_is_refused():
+    with pytest.raises(ValueError, match="unknown fields \\['hiden_size'\\]"):
+        TriemoConfig(hiden_size=32)
+
+
+def test_a_field_of_a_newer_release_is_only_reported(tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"model_type": "triemo",', '"model_type": "triemo", "from_2030": 1,'))
+    assert AutoConfig.from_pretrained(tmp_path).hidden_size == 32
+
+
+def test_sub_config_without_a_model_type_is_refused():
+    with pytest.raises(ValueError, match="text_config needs a 'model_type'"):
+        TriemoConfig(text_config={"hidden_size": 3})
+    with pytest.raises(ValueError, match="text_config must be a config, its dict or None, got str"):
+        tiny_config(text_config="bert-base-uncased")
+
+
+def test_a_model_without_modalities_is_refused():
+    with pytest.raises(ValueError, match="TriemoConfig has no modality"):
+        TriemoModel(TriemoConfig())
+
+
+def test_step_aligned_config_is_refused_for_clips():
+    with pytest.raises(ValueError, match="step_aligned must be False"):
+        TriemoForEmotionClassification(tiny_config(step_aligned=True))
+
+
+def test_config_round_trip_keeps_towers_and_fields(tmp_path):
+    config = tiny_config(class_weights=[1.0] * 7, calibration_temperature=1.7, audio_step_rate=None)
+    config.save_pretrained(tmp_path)
+    again = AutoConfig.from_pretrained(tmp_path)
+    ours, theirs = config.to_dict(), again.to_dict()
+    for values in (ours, theirs):
+        values.pop("_name_or_path", None)
+    assert ours == theirs
+    assert again.modalities == ("text", "audio", "vision")
+    assert again.text_config.to_dict() == tiny_text_config().to_dict()
+    assert again.audio_config.hidden_size == tiny_audio_config().hidden_size
+
+
+def test_feature_vectors_and_plain_token_ids_need_no_tower():
+    config = tiny_config(
+        text_config=None,
+        audio_config=None,
+        vision_config=None,
+        text_vocab_size=50,
+        audio_feature_size=6,
+        vision_feature_size=9,
+        audio_frame_rate=1.0,
+        audio_step_rate=None,
+    )
+    model = TriemoForEmotionClassification(config).eval()
+    inputs = {
+        "input_ids": torch.randint(0, 50, (2, 4)),
+        "input_features": torch.randn(2, 5, 6),
+        "vision_features": torch.randn(2, 3, 9),
+    }
+    output = model(**inputs)
+    assert output.logits.shape == (2, 7) and output.audio_embeds.shape == (2, 24)
+    with pytest.raises(ValueError, match="vision_features must have 9 values a step"):
+        model(vision_features=torch.randn(2, 3, 8))
+    longer = torch.nn.functional.pad(inputs["input_features"], (0, 0, 0, 2), value=9.0)
+    mask = torch.tensor([[1] * 5 + [0] * 2] * 2)
+    padded = model(**{**inputs, "input_features": longer, "audio_attention_mask": mask})
+    assert (padded.logits - output.logits).abs().max() < 1e-5
+    assert audio_inputs()["input_features"].shape[-1] != 6
