@@ -107,10 +107,8 @@ class TriemoPreTrainedModel(PreTrainedModel):
     def set_attn_implementation(self, attn_implementation: str | dict, **kwargs: Any) -> None:
         """Switch the attention backend; an encoder that lacks the requested one keeps the best it has."""
         if isinstance(attn_implementation, str):
-            encoders = {
-                f"{modality}_config": getattr(self, self.base_model_prefix, self).tower(modality).encoder
-                for modality in self.config.modalities
-            }
+            base: Any = getattr(self, self.base_model_prefix, self)
+            encoders = {f"{modality}_config": base.tower(modality).encoder for modality in self.config.modalities}
             attn_implementation = {"": attn_implementation} | {
                 name: str(supported_attention(type(encoder), attn_implementation))
                 for name, encoder in encoders.items()

@@ -203,12 +203,16 @@ def test_lora_by_regular_expression_saves_the_head_and_reloads_exactly(tmp_path)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    tuned = peft.eval()(**inputs).logits
+    with torch.no_grad():
+        tuned = peft.eval()(**inputs).logits
     peft.save_pretrained(tmp_path / "adapter")
     base = TriemoForEmotionClassification.from_pretrained(tmp_path / "base").eval()
     assert (base(**inputs).logits - tuned).abs().max() > 1e-2
     reloaded = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
-    assert torch.equal(reloaded(**inputs).logits, tuned)
+    before, after = peft.state_dict(), reloaded.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    with torch.no_grad():  # weights read from a file lie elsewhere in memory, which moves the last bit
+        assert (reloaded(**inputs).logits - tuned).abs().max() < 1e-5
 
 
 def test_traced_graph_runs_all_rows_and_agrees():
