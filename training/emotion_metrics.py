@@ -5,7 +5,13 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-__all__ = ["best_thresholds", "classification_scores", "expected_calibration_error", "fit_temperature"]
+__all__ = [
+    "best_thresholds",
+    "classification_scores",
+    "expected_calibration_error",
+    "fit_temperature",
+    "multi_label_scores",
+]
 
 
 def classification_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -30,9 +36,22 @@ def best_thresholds(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     grid = np.linspace(0.02, 0.9, 89)
     thresholds = []
     for column in range(scores.shape[1]):
-        found = [f1_score(targets[:, column], scores[:, column] >= cut, zero_division=0) for cut in grid]
-        thresholds.append(grid[int(np.argmax(found))])
+        chosen, wanted = scores[:, column, None] >= grid, np.asarray(targets)[:, column, None].astype(bool)
+        f1 = 2 * (chosen & wanted).sum(0) / np.maximum(chosen.sum(0) + wanted.sum(), 1)
+        thresholds.append(grid[int(np.argmax(f1))])
     return np.array(thresholds)
+
+
+def multi_label_scores(
+    logits: np.ndarray, targets: np.ndarray, thresholds: np.ndarray | None = None
+) -> dict[str, float]:
+    """Macro F1 over all classes of softmax(logits) against multi-hot targets (N, C).
+
+    Without `thresholds` they are fitted to these very targets, which is right for a validation split only.
+    """
+    scores = torch.softmax(torch.as_tensor(np.asarray(logits)).double(), -1).numpy()
+    thresholds = best_thresholds(scores, targets) if thresholds is None else thresholds
+    return {"macro_f1": float(f1_score(targets, scores >= thresholds, average="macro", zero_division=0))}
 
 
 def expected_calibration_error(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainerCallback, TrainingArguments
+from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from triemo.training.augmentation import augment_faces, mix_up, normalise_faces, one_hot
@@ -62,14 +62,6 @@ class FaceTrainer(Trainer):
             ]
             self.optimizer = torch.optim.SGD(groups, lr=self.args.learning_rate, momentum=0.9, nesterov=True)
         return self.optimizer
-
-
-class Minutes(TrainerCallback):
-    """Adds up the minutes of a run over interruptions, in the trainer state's log history."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.log_history:
-            state.log_history[-1]["clock"] = time.time()
 
 
 def train_vision(args) -> dict:

@@ -1,0 +1,183 @@
+"""Stage 4 of the small checkpoint: joint encoder, fusion and head on frozen towers, over all seven subsets.
+
+Shapes: B batch, L tokens, T log-mel frames, F video frames.
+"""
+
+import time
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from triemo.modeling import TriemoForEmotionClassification
+from triemo.training.augmentation import augment_faces, augment_log_mel, normalise_faces, warp_log_mel
+from triemo.training.composites import SUBSETS, CompositeDataset, draw_composites
+from triemo.training.corpora import load_fer2013, load_goemotions, load_ravdess
+from triemo.training.emotion_metrics import classification_scores
+from triemo.training.label_maps import EMOTIONS, label2id
+from triemo.training.small_audio import log_mel_frames, pad_frames
+from triemo.training.small_text import MAX_TOKENS
+from triemo.training.small_vision import FacePixels
+
+__all__ = ["Corpora", "TriModalCollator", "predict_logits", "subset_scores", "train_joint"]
+
+FACE_SIZE = 96
+MAX_FRAMES = 4
+
+
+class Corpora:
+    """One split of the three corpora in memory: sentences, log-mel clips, grey faces, and their class indices."""
+
+    def __init__(self, data: str | None, split: str, calm: str = "neutral") -> None:
+        text, voice = load_goemotions(data)[split], load_ravdess(data, calm=calm)[split]
+        faces = FacePixels(load_fer2013(data)[split])
+        self.texts, self.clips, self.pixels = list(text["text"]), log_mel_frames(voice["path"]), faces.pixels
+        self.labels = {
+            "text": [list(row) for row in text["labels"]],
+            "audio": [[label] for label in voice["label"]],
+            "vision": [[label] for label in faces.labels.tolist()],
+        }
+        self.voice = voice
+
+
+class TriModalCollator:
+    """Items of `composites` as the model's tensors. A row without a modality has an all-zero mask there.
+
+    With `augment`, voices are warped and masked, and a face becomes one to four augmented frames in 4 s.
+    """
+
+    def __init__(self, corpora: Corpora, tokenizer: PreTrainedTokenizerBase, augment: bool) -> None:
+        self.corpora, self.tokenizer, self.augment = corpora, tokenizer, augment
+
+    def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
+        batch = {"labels": torch.stack([torch.as_tensor(item["label"]) for item in items])}
+        for name, build in (("text", self.texts), ("audio", self.voices), ("vision", self.faces)):
+            owners = torch.tensor([index for index, item in enumerate(items) if name in item["rows"]])
+            if len(owners):
+                tensors = build([items[index]["rows"][name] for index in owners])
+                for key, value in tensors.items():
+                    batch[key] = value.new_zeros(len(items), *value.shape[1:]).index_copy_(0, owners, value)
+        return batch
+
+    def texts(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        texts = [self.corpora.texts[row] for row in rows]
+        return dict(self.tokenizer(texts, truncation=True, max_length=MAX_TOKENS, padding=True, return_tensors="pt"))
+
+    def voices(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        clips = [self.corpora.clips[row] for row in rows]
+        features, mask = pad_frames([warp_log_mel(clip) for clip in clips] if self.augment else clips)
+        features = augment_log_mel(features, mask) if self.augment else features
+        return {"input_features": features, "audio_attention_mask": mask}
+
+    def faces(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        pixels = self.corpora.pixels[rows]
+        if not self.augment:
+            images = normalise_faces(pixels, FACE_SIZE)[:, None]
+            return {"pixel_values": images, "video_attention_mask": torch.ones(len(rows), 1, dtype=torch.long)}
+        # Half of the faces are stills, the others clips of two to four frames.
+        frames = torch.where(torch.rand(len(rows)) < 0.5, 1, torch.randint(2, MAX_FRAMES + 1, (len(rows),)))
+        mask = (torch.arange(int(frames.max())) < frames[:, None]).long()
+        owner, step = mask.nonzero(as_tuple=True)
+        images = augment_faces(pixels[owner], FACE_SIZE)
+        values = images.new_zeros(*mask.shape, *images.shape[1:])
+        values[owner, step] = images
+        times = (torch.rand(mask.shape) * 4).sort(dim=1).values
+        return {"pixel_values": values, "video_attention_mask": mask, "video_times": times}
+
+
+class FrozenTowerTrainer(Trainer):
+    """Keeps the towers in evaluation mode, for a frozen BatchNorm must not follow the batches."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        for name in ("text_tower", "audio_tower", "vision_tower"):
+            getattr(model.triemo, name).eval()
+        outputs = model(**inputs)
+        return (outputs.loss, {"logits": outputs.logits}) if return_outputs else outputs.loss
+
+
+@torch.no_grad()
+def predict_logits(model, collator: TriModalCollator, items: list[dict], batch_size: int = 32) -> torch.Tensor:
+    """Logits (N, C) of every item, without augmentation, in the order given."""
+
+    def cost(index: int) -> tuple[int, int]:
+        rows = items[index]["rows"]
+        clip = len(collator.corpora.clips[rows["audio"]]) if "audio" in rows else 0
+        return clip, len(collator.corpora.texts[rows["text"]]) if "text" in rows else 0
+
+    model.eval()
+    order = sorted(range(len(items)), key=cost)
+    logits = torch.zeros(len(items), len(EMOTIONS))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = collator([items[index] for index in chosen])
+        batch.pop("labels")
+        logits[chosen] = model(**batch).logits.float()
+    return logits
+
+
+def subset_scores(model, collator: TriModalCollator, items: list[dict]) -> dict[str, dict[str, float]]:
+    """Scores of the seven subsets, by name such as `text+audio`, on items that hold all three modalities."""
+    labels = [int(item["label"].argmax()) for item in items]
+    result = {}
+    for subset in SUBSETS:
+        kept = [{**item, "rows": {name: item["rows"][name] for name in subset}} for item in items]
+        result["+".join(subset)] = classification_scores(predict_logits(model, collator, kept).numpy(), labels)
+    return result
+
+
+def train_joint(args) -> dict:
+    """Trains what joins the towers and saves the whole model to `<output>/joint`."""
+    runs = Path(args.output)
+    torch.manual_seed(args.seed)
+    model = TriemoForEmotionClassification.from_encoders_pretrained(
+        text=str(runs / "text"),
+        audio=str(runs / "audio"),
+        vision=str(runs / "vision"),
+        id2label=dict(enumerate(EMOTIONS)),
+        label2id=label2id,
+        label_smoothing=0.05,
+        hidden_dropout=0.1,
+        classifier_dropout=0.2,
+    )
+    for name in ("text_tower", "audio_tower", "vision_tower"):
+        getattr(model.triemo, name).requires_grad_(False)
+    tokenizer = AutoTokenizer.from_pretrained(runs / "text")
+    train, validation = Corpora(args.data, "train"), Corpora(args.data, "validation")
+    folder, batch_size = runs / "joint", 48
+    arguments = TrainingArguments(
+        output_dir=str(folder / "trainer"),
+        per_device_train_batch_size=batch_size,
+        max_steps=args.joint_steps,
+        learning_rate=5e-4,
+        weight_decay=0.05,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.06,
+        train_sampling_strategy="sequential",
+        bf16=True,
+        use_cpu=args.cpu,
+        save_strategy="steps",
+        save_steps=200,
+        save_total_limit=1,
+        logging_steps=50,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to="none",
+        disable_tqdm=True,
+        seed=args.seed,
+    )
+    trainer = FrozenTowerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=CompositeDataset(train.labels, args.joint_steps * batch_size, seed=args.seed),
+        data_collator=TriModalCollator(train, tokenizer, augment=True),
+    )
+    start = time.time()
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(arguments.output_dir) if folder.exists() else None)
+    minutes = (time.time() - start) / 60
+    # A user who fine-tunes the release starts from a plain loss.
+    model.config.label_smoothing = 0.0
+    model.save_pretrained(folder)
+    items = draw_composites(validation.labels, per_class=40, seed=args.seed)
+    scores = subset_scores(model, TriModalCollator(validation, tokenizer, augment=False), items)
+    return {"validation_composites": scores, "minutes": minutes, "steps": args.joint_steps}
