@@ -23,6 +23,7 @@ __all__ = ["MtcnnFaceDetector", "load_mtcnn_weights", "non_maximum_suppression"]
 
 _PYRAMID_FACTOR = 0.709  # each level holds half the area of the one before
 _CELL, _STRIDE = 12, 2  # P-Net's receptive field and step, pixels
+_FRAMES_AT_ONCE = 8  # more do not run faster, and memory grows with them
 _REQUIRED_SHAPES = {
     "pnet.conv4_1.weight": (2, 32, 1, 1),
     "rnet.dense4.weight": (128, 576),
@@ -127,7 +128,12 @@ class MtcnnFaceDetector:
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for index, frame in enumerate(frames):
             by_shape.setdefault(frame.shape, []).append(index)
-        for shape, indices in by_shape.items():
+        batches = [
+            (shape, indices[start : start + _FRAMES_AT_ONCE])
+            for shape, indices in by_shape.items()
+            for start in range(0, len(indices), _FRAMES_AT_ONCE)
+        ]
+        for shape, indices in batches:
             scale = min(1.0, self.detection_size / max(shape[:2]))
             images = _shrunk([frames[i] for i in indices], scale)
             scale_xy = np.array([images.shape[3] / shape[1], images.shape[2] / shape[0]] * 2, dtype=np.float32)
