@@ -39,7 +39,7 @@ def read_clips(images: Any, times: Sequence | None, num_frames: int | None, fram
     batched = _is_batch(images)
     items = list(images) if batched else [images]
     if not items:
-        raise ValueError("images: got an empty list; expected at least one frame")
+        raise ValueError("images: got a batch of no clips; expected at least one")
     clips = [_read_clip(item, num_frames, frame_rate) for item in items]
     for clip, seconds in zip(clips, _times_per_clip(times, len(clips), batched), strict=True):
         if seconds is not None:

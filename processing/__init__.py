@@ -1,0 +1,52 @@
+"""Triemo's processing. Importing this package registers its classes with the Auto classes and its pipeline."""
+
+# First of all: it says what to do where torchaudio does not load, which transformers imports too.
+from .feature_extraction_triemo import TriemoFeatureExtractor  # isort: skip
+
+from transformers import (
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoModelForVideoClassification,
+    AutoProcessor,
+    PreTrainedConfig,
+)
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from .image_processing_triemo import TriemoImageProcessor
+from .media_triemo import MediaInfo, load_audio, load_frames, load_image, probe_media
+from .pipeline_triemo import TASK, MultimodalEmotionRecognitionPipeline
+from .processing_triemo import TriemoProcessor
+
+
+class TriemoProcessingKey(PreTrainedConfig):
+    """What the Auto classes file Triemo's processing under: they want a config class, and the model's is next door.
+
+    Loading goes by the class names in `processor_config.json`, so nothing ever makes one of these.
+    """
+
+    model_type = "triemo_processing"
+
+
+AutoFeatureExtractor.register(TriemoProcessingKey, TriemoFeatureExtractor, exist_ok=True)
+AutoImageProcessor.register(TriemoProcessingKey, slow_image_processor_class=TriemoImageProcessor, exist_ok=True)
+AutoProcessor.register(TriemoProcessingKey, TriemoProcessor, exist_ok=True)
+if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
+    PIPELINE_REGISTRY.register_pipeline(
+        TASK,
+        pipeline_class=MultimodalEmotionRecognitionPipeline,
+        pt_model=(AutoModelForVideoClassification,),
+        type="multimodal",
+    )
+
+__all__ = [
+    "TASK",
+    "MediaInfo",
+    "MultimodalEmotionRecognitionPipeline",
+    "TriemoFeatureExtractor",
+    "TriemoImageProcessor",
+    "TriemoProcessor",
+    "load_audio",
+    "load_frames",
+    "load_image",
+    "probe_media",
+]

@@ -1,0 +1,131 @@
+"""The `multimodal-emotion-recognition` pipeline: emotion of a clip, or of any combination of text, sound and picture."""
+
+import os
+from collections.abc import Mapping, Sized
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from transformers import Pipeline
+from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
+
+from .media_sources_triemo import open_source
+from .media_triemo import probe_media
+
+__all__ = ["TASK", "MultimodalEmotionRecognitionPipeline", "media_kind"]
+
+TASK = "multimodal-emotion-recognition"
+_ARGUMENT = {"text": "text", "audio": "audio", "video": "videos", "image": "images"}
+
+
+class MultimodalEmotionRecognitionPipeline(Pipeline):
+    """
+    Emotion scores for one input or many.
+
+    An input is the path, URL or bytes of a video, sound or image file, or a dict with any of `text`, `audio`, `video`,
+    `image`, each in any form `TriemoProcessor` takes. A list, a generator or a dataset of inputs gives an answer each.
+    The model's `calibration_temperature` is applied before the softmax.
+
+    Parameters, at construction or call:
+        top_k: how many labels to return, best first; all by default.
+        batch_size: how many inputs go through the model at once; they may have different modalities and lengths.
+        use_sound_track: whether the sound of a video counts (default True).
+        sampling_rate: of sound given as an array, in Hz.
+        num_frames, frame_rate: how frames are taken from videos.
+
+    Example:
+        >>> reader = pipeline("multimodal-emotion-recognition", model="triemo/triemo-small", trust_remote_code=True)
+        >>> reader({"video": "clip.mp4", "text": "I can't believe it!"}, top_k=2)
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def _sanitize_parameters(self, top_k: int | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
+        known = ("use_sound_track", "sampling_rate", "num_frames", "frame_rate")
+        unknown = sorted(set(kwargs) - set(known))
+        if unknown:
+            raise ValueError(
+                f"{TASK} got unknown parameters {unknown}; accepted: top_k, batch_size, {', '.join(known)}."
+            )
+        if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
+            raise ValueError(f"top_k must be a whole number of at least 1, got {top_k!r}.")
+        return kwargs, {}, {} if top_k is None else {"top_k": top_k}
+
+    def preprocess(self, input_: Any, **parameters: Any) -> dict[str, torch.Tensor]:
+        """One input to the tensors of a batch of one."""
+        sample = input_ if isinstance(input_, Mapping) and "bytes" not in input_ else {media_kind(input_): input_}
+        unknown = sorted(set(sample) - set(_ARGUMENT))
+        if unknown:
+            raise ValueError(
+                f"an input may have the keys {', '.join(_ARGUMENT)}, got {unknown}; of a dataset take the columns with "
+                "select_columns and rename_column."
+            )
+        given = {_ARGUMENT[name]: value for name, value in sample.items() if value is not None}
+        if not given:
+            raise ValueError(f"an input needs at least one of {', '.join(_ARGUMENT)}, got none.")
+        # A list in a batch of one is one clip's frames or one sound's samples, not a batch.
+        given = {name: [value] for name, value in given.items()}
+        return dict(self.processor(**given, return_tensors="pt", **parameters))
+
+    def _forward(self, model_inputs: dict[str, torch.Tensor], **parameters: Any) -> dict[str, torch.Tensor]:
+        return {"logits": self.model(**model_inputs).logits}
+
+    def postprocess(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = None) -> list[dict[str, Any]]:
+        """Scores of the labels, best first."""
+        config: Any = self.model.config
+        logits = model_outputs["logits"][0].float()
+        if config.problem_type == "regression":
+            scores = logits
+        elif config.problem_type == "multi_label_classification":
+            scores = (logits / config.calibration_temperature).sigmoid()
+        else:
+            scores = (logits / config.calibration_temperature).softmax(-1)
+        order = scores.argsort(descending=True)[:top_k].tolist()
+        return [{"label": config.id2label[index], "score": scores[index].item()} for index in order]
+
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict,
+        forward_params: dict,
+        postprocess_params: dict,
+    ) -> PipelineIterator:
+        """As the base class's, but samples with different modalities are collated by the processor."""
+        prepared: Any = PipelineIterator(inputs, self.preprocess, preprocess_params)
+        if isinstance(inputs, Sized):
+            prepared = PipelineDataset(inputs, self.preprocess, preprocess_params)
+        loader = torch.utils.data.DataLoader(
+            prepared, num_workers=num_workers, batch_size=batch_size, collate_fn=self.processor.pad
+        )
+        outputs = PipelineIterator(loader, self.forward, forward_params, loader_batch_size=batch_size)
+        return PipelineIterator(outputs, self.postprocess, postprocess_params)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """As every pipeline's; besides, it saves the processor."""
+        super().save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+
+
+def media_kind(source: Any) -> str:
+    """
+    What a media file is: "image", "video" or "audio", by its content.
+
+    Raises:
+        ValueError: if it cannot be read. A string is always a path or URL; a sentence goes in as `{"text": ...}`.
+    """
+    try:
+        with open_source(source) as (file, _):
+            try:
+                with Image.open(file) as image:
+                    return "video" if getattr(image, "n_frames", 1) > 1 else "image"
+            except (UnidentifiedImageError, OSError):
+                pass  # not a picture: sound or video
+    except ValueError as error:
+        raise ValueError(f'{error} (A sentence is given as {{"text": ...}}.)') from error
+    return "video" if probe_media(source).has_video else "audio"
