@@ -5,7 +5,6 @@ Shapes: B clips, F frames of the longest clip, C channels (1 grey or 3), H and W
 
 import os
 from collections.abc import Sequence
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -230,10 +229,9 @@ class TriemoImageProcessor(BaseImageProcessor):
         if self._face_detector_weights is None:
             return []
         path = os.path.join(save_directory, FACE_DETECTOR_FILE)
-        with NamedTemporaryFile(dir=os.fspath(save_directory), suffix=".tmp", delete=False) as temporary:
-            pass
-        save_file(self._face_detector_weights, temporary.name, metadata={"format": "pt"})
-        os.replace(temporary.name, path)
+        temporary = f"{path}.{os.getpid()}.tmp"
+        save_file(self._face_detector_weights, temporary, metadata={"format": "pt"})
+        os.replace(temporary, path)
         return [path]
 
     def to_dict(self) -> dict[str, Any]:
