@@ -176,7 +176,7 @@ def _timeline(container: Any, name: str) -> _Timeline | None:
 def _counted_timeline(container: Any) -> _Timeline:
     """The timeline of a stream or recording without a stated duration, by reading its packets without decoding."""
     av = import_av()
-    stream = first_stream(container, "video")
+    stream: Any = first_stream(container, "video")
     spans: list[tuple[int, int]] = []
     count = 0
     with suppress(av.FFmpegError, OSError):  # a file that breaks off is as long as what could be read of it

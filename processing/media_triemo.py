@@ -141,7 +141,8 @@ def probe_media(source: Any) -> MediaInfo:
         if video is None:
             return MediaInfo(True, False, duration, None, None, None)
         rate = video.average_rate or video.guessed_rate
-        width, height = video.codec_context.width or None, video.codec_context.height or None
+        width: int | None = video.codec_context.width or None
+        height: int | None = video.codec_context.height or None
         frame = next(decode_frames(container, video, []), None)
         if frame is not None:
             height, width = upright(frame).shape[:2]

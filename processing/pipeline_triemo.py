@@ -1,4 +1,4 @@
-"""The `multimodal-emotion-recognition` pipeline: emotion of a clip, or of any combination of text, sound and picture."""
+"""The `multimodal-emotion-recognition` pipeline: emotion of any combination of text, sound and picture."""
 
 import os
 from collections.abc import Mapping, Sized
@@ -61,8 +61,8 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         unknown = sorted(set(sample) - set(_ARGUMENT))
         if unknown:
             raise ValueError(
-                f"an input may have the keys {', '.join(_ARGUMENT)}, got {unknown}; of a dataset take the columns with "
-                "select_columns and rename_column."
+                f"an input may have the keys {', '.join(_ARGUMENT)}, got {unknown}; of a dataset take the columns "
+                "with select_columns and rename_column."
             )
         given = {_ARGUMENT[name]: value for name, value in sample.items() if value is not None}
         if not given:

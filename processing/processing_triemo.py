@@ -22,12 +22,6 @@ __all__ = ["TriemoProcessor"]
 logger = logging.get_logger(__name__)
 
 _TEXT_OPTIONS = ("padding", "truncation", "max_length", "pad_to_multiple_of", "return_token_type_ids")
-_MASK_OF = {
-    "input_ids": "attention_mask",
-    "input_features": "audio_attention_mask",
-    "input_values": "audio_attention_mask",
-    "pixel_values": "video_attention_mask",
-}
 
 
 class TriemoProcessor(ProcessorMixin):
@@ -139,11 +133,11 @@ class TriemoProcessor(ProcessorMixin):
         if not features:
             raise ValueError("pad needs at least one sample, got an empty list.")
         keys = list(dict.fromkeys(key for sample in features for key in sample))
-        data = {}
+        data: dict[str, np.ndarray] = {}
         for key in keys:
             rows = [None if sample.get(key) is None else np.asarray(sample[key]) for sample in features]
             if key == "labels":
-                data[key] = np.stack([row.reshape(np.shape(rows[0])) for row in rows if row is not None])
+                data[key] = np.stack([row for row in rows if row is not None])
                 continue
             data[key] = _stack_padded(rows, self.tokenizer.pad_token_id if key == "input_ids" else 0)
         return BatchFeature(data, tensor_type=return_tensors)
@@ -151,7 +145,8 @@ class TriemoProcessor(ProcessorMixin):
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
         """As every processor's; besides, it writes the face detector's weights beside the settings."""
         os.makedirs(save_directory, exist_ok=True)
-        detector = getattr(self.image_processor, "save_face_detector", lambda _: [])(save_directory)
+        save_detector = getattr(self.image_processor, "save_face_detector", None)
+        detector = [] if save_detector is None else save_detector(save_directory)
         return [*super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs), *detector]
 
     def _frames(self, still: Any, clip: Any, options: dict) -> tuple[list[np.ndarray], np.ndarray] | None:
