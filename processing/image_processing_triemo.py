@@ -228,6 +228,7 @@ class TriemoImageProcessor(BaseImageProcessor):
         them in its own JSON). Returns the paths written: one, or none without weights."""
         if self._face_detector_weights is None:
             return []
+        os.makedirs(save_directory, exist_ok=True)
         path = os.path.join(save_directory, FACE_DETECTOR_FILE)
         temporary = f"{path}.{os.getpid()}.tmp"
         save_file(self._face_detector_weights, temporary, metadata={"format": "pt"})

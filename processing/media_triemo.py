@@ -131,8 +131,7 @@ def probe_media(source: Any) -> MediaInfo:
         return MediaInfo(True, False, len(load_audio(source, rate)) / rate, None, None, None)
     if not is_media_source(source):
         frames = split_frames(source)
-        width, height = load_image(frames[0]).size
-        return MediaInfo(False, True, None, None, width, height)
+        return MediaInfo(False, True, None, None, *load_image(frames[0]).size)
     with open_source(source) as (file, name), open_container(file, name) as container:
         audio, video = first_stream(container, "audio"), first_stream(container, "video")
         if audio is None and video is None:
@@ -141,8 +140,7 @@ def probe_media(source: Any) -> MediaInfo:
         if video is None:
             return MediaInfo(True, False, duration, None, None, None)
         rate = video.average_rate or video.guessed_rate
-        width: int | None = video.codec_context.width or None
-        height: int | None = video.codec_context.height or None
+        width, height = video.codec_context.width or None, video.codec_context.height or None
         frame = next(decode_frames(container, video, []), None)
         if frame is not None:
             height, width = upright(frame).shape[:2]

@@ -16,7 +16,6 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from triemo.modeling import TriemoAudioModel
 
-
 TINY = {"d_model": 384, "encoder_layers": 4, "encoder_attention_heads": 6, "encoder_ffn_dim": 1536}
 
 
