@@ -158,7 +158,10 @@ class TriemoPreTrainedModel(PreTrainedModel):
         model = cls(config)
         base: Any = getattr(model, model.base_model_prefix, model)
         for modality, encoder in encoders.items():
-            base.tower(modality).encoder.load_state_dict(encoder.state_dict(), strict=False)
+            # Only poolers, which the towers leave out, may be left over.
+            missing, _ = base.tower(modality).encoder.load_state_dict(encoder.state_dict(), strict=False)
+            if missing:
+                raise ValueError(f"{modality} encoder {type(encoder).__name__} lacks the weights {missing[:3]}, ...")
         return model.eval()
 
 

@@ -1,6 +1,6 @@
 """Copies the measured figures of `metrics.json` into README.md and model_card.md, between their `figures` marks.
 
-    python training/figures_table.py
+python training/figures_table.py
 """
 
 import argparse
@@ -29,16 +29,14 @@ def figures_table(metrics: dict) -> str:
         ("the same", "UAR", face["uar"]),
     ]
     names = {"text": "GoEmotions, words", "audio": "RAVDESS, voice", "vision": "FER2013, face"}
-    rows += [
-        (f"{names[name]}: expected calibration error before / after temperature", "", (error["before"], error["after"]))
-        for name, error in calibration.items()
-    ]
+    measure = "expected calibration error, before / after temperature"
+    rows += [(names[name], measure, (error["before"], error["after"])) for name, error in calibration.items()]
     lines = ["| test | measure | value |", "|---|---|---|"]
     lines += [f"| {test} | {measure} | {_rounded(value)} |" for test, measure, value in rows]
     lines += [
         "",
-        "Synthetic composites (a sentence, a voice and a face of the same emotion, joined from the three test sets; no",
-        "such figure says how well real clips are read):",
+        "Synthetic composites (a sentence, a voice and a face of the same emotion, joined from the three test sets;",
+        "they do not say how well real clips are read):",
         "",
         "| modalities | UAR | accuracy |",
         "|---|---|---|",
