@@ -132,7 +132,7 @@ class TriemoProcessor(ProcessorMixin):
         """
         if not features:
             raise ValueError("pad needs at least one sample, got an empty list.")
-        keys = list(dict.fromkeys(key for sample in features for key in sample))
+        keys = dict.fromkeys(key for sample in features for key, value in sample.items() if value is not None)
         data: dict[str, np.ndarray] = {}
         for key in keys:
             rows = [None if sample.get(key) is None else np.asarray(sample[key]) for sample in features]
@@ -144,10 +144,13 @@ class TriemoProcessor(ProcessorMixin):
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
         """As every processor's; besides, it writes the face detector's weights beside the settings."""
-        os.makedirs(save_directory, exist_ok=True)
+        files = super().save_pretrained(save_directory)
         save_detector = getattr(self.image_processor, "save_face_detector", None)
-        detector = [] if save_detector is None else save_detector(save_directory)
-        return [*super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs), *detector]
+        files = [*files, *([] if save_detector is None else save_detector(save_directory))]
+        if push_to_hub:  # only now: what is uploaded is what lies in the folder
+            kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
+            self.push_to_hub(**kwargs)
+        return files
 
     def _frames(self, still: Any, clip: Any, options: dict) -> tuple[list[np.ndarray], np.ndarray] | None:
         """Frames of a sample and their times in seconds; None without picture."""
@@ -184,8 +187,10 @@ class TriemoProcessor(ProcessorMixin):
             return {}
         settings = {"padding": True, "truncation": True, **options}
         tokens = self.tokenizer([text or "" for text in texts], return_tensors="np", **settings)
-        tokens["attention_mask"] = tokens["attention_mask"] * present[:, None]
-        return {name: values.astype(np.int64) for name, values in tokens.items()}
+        # What stands in for no text is padding alone, as in `pad`.
+        pad = {"input_ids": self.tokenizer.pad_token_id}
+        kept = {name: np.where(present[:, None], values, pad.get(name, 0)) for name, values in tokens.items()}
+        return {name: values.astype(np.int64) for name, values in kept.items()}
 
     def _audio_tensors(self, waveforms: list[np.ndarray | None]) -> dict[str, np.ndarray]:
         rows = [row for row, waveform in enumerate(waveforms) if waveform is not None]
