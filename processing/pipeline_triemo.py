@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from PIL import Image, UnidentifiedImageError
 from transformers import Pipeline
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from .media_sources_triemo import open_source
@@ -55,9 +56,16 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
             raise ValueError(f"top_k must be a whole number of at least 1, got {top_k!r}.")
         return kwargs, {}, {} if top_k is None else {"top_k": top_k}
 
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The answer for one input, a list of them for a list; for a generator or a dataset, an iterator."""
+        if hasattr(inputs, "select_columns"):  # of the library datasets, which the base class takes for one input
+            inputs = (row for row in inputs)
+        return super().__call__(inputs, *args, **kwargs)
+
     def preprocess(self, input_: Any, **parameters: Any) -> dict[str, torch.Tensor]:
         """One input to the tensors of a batch of one."""
-        sample = input_ if isinstance(input_, Mapping) and "bytes" not in input_ else {media_kind(input_): input_}
+        is_file = not isinstance(input_, Mapping) or bool(input_) and set(input_) <= {"bytes", "path"}
+        sample = {media_kind(input_): input_} if is_file else input_
         unknown = sorted(set(sample) - set(_ARGUMENT))
         if unknown:
             raise ValueError(
@@ -107,9 +115,13 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         return PipelineIterator(outputs, self.postprocess, postprocess_params)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """As every pipeline's; besides, it saves the processor."""
-        super().save_pretrained(save_directory, **kwargs)
-        self.processor.save_pretrained(save_directory)
+        """Model and processor, and this file with them where the config names it, as in a checkpoint from the Hub."""
+        # The base class would always name it, and the folder then asks for trust_remote_code even of the installed
+        # package.
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+        if getattr(self.model.config, "custom_pipelines", None):
+            custom_object_save(self, save_directory)
 
 
 def media_kind(source: Any) -> str:
@@ -124,6 +136,8 @@ def media_kind(source: Any) -> str:
             try:
                 with Image.open(file) as image:
                     return "video" if getattr(image, "n_frames", 1) > 1 else "image"
+            except Image.DecompressionBombError:
+                return "image"  # and refused as such, by its size
             except (UnidentifiedImageError, OSError):
                 pass  # not a picture: sound or video
     except ValueError as error:
