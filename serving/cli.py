@@ -1,0 +1,156 @@
+"""The command line, `triemo`. Every command imports what it needs itself: `triemo --help` must not wait for torch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Reads emotion from what a person says, how it sounds and how the face looks. "
+    "It reads expression, not inner feeling.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+)
+
+# What more than one command takes.
+Text = Annotated[str | None, typer.Option("--text", help="What is said, as a sentence.")]
+Audio = Annotated[str | None, typer.Option("--audio", help="Sound file or URL, in place of a clip's sound track.")]
+Image = Annotated[str | None, typer.Option("--image", help="Picture of a face, file or URL.")]
+Model = Annotated[
+    str | None, typer.Option("--model", help="Checkpoint, a folder or Hub id; by default the released triemo-small.")
+]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or mps; by default a GPU if there is one.")
+]
+Frames = Annotated[
+    int | None, typer.Option("--frames", min=1, help="Frames to look at in a clip; by default as the checkpoint says.")
+]
+NoSoundTrack = Annotated[bool, typer.Option("--no-sound-track", help="Leave out the sound of clips.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+
+
+@app.callback(invoke_without_command=True)
+def triemo(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from importlib.metadata import version as installed_version
+
+        print(installed_version("triemo"))
+        raise typer.Exit
+
+
+@app.command("predict")
+def predict_command(
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="FILE...", help="Videos, sounds or pictures: files or URLs.")
+    ] = None,
+    text: Text = None,
+    audio: Audio = None,
+    image: Image = None,
+    as_json: AsJson = False,
+    top_k: Annotated[
+        int | None,
+        typer.Option("--top-k", min=1, help="Emotions to show; by default all, in the table of several files one."),
+    ] = None,
+    model: Model = None,
+    device: Device = None,
+    frames: Frames = None,
+    no_sound_track: NoSoundTrack = False,
+) -> None:
+    """
+    Read the emotion of a clip, a sound, a picture, a sentence, or of these together.
+
+    Each file is an input of its own. To a single file --text, --audio and --image add what it lacks.
+
+    [bold]Examples[/]
+
+    triemo predict clip.mp4
+
+    triemo predict clip.mp4 --text "I can't believe it!"
+
+    triemo predict --text "I miss you" --audio voice.wav --image face.jpg
+
+    triemo predict *.mp4 --json --top-k 3 > emotions.json
+    """
+    from triemo.serving.samples import check_usage
+
+    with plain_errors():
+        check_usage(files or [], text, audio, image)
+        from triemo.serving.predict import predict
+
+        status = predict(
+            files or [],
+            text,
+            audio,
+            image,
+            model=model,
+            device=device,
+            top_k=top_k,
+            as_json=as_json,
+            **_clip_options(frames, not no_sound_track),
+        )
+    raise typer.Exit(status)
+
+
+@app.command("demo")
+def demo_command(
+    file: Annotated[
+        str | None,
+        typer.Argument(metavar="FILE", help="A clip of your own; by default the one that comes with Triemo."),
+    ] = None,
+    text: Text = None,
+    audio: Audio = None,
+    image: Image = None,
+    as_json: AsJson = False,
+    model: Model = None,
+    device: Device = None,
+    frames: Frames = None,
+    no_sound_track: NoSoundTrack = False,
+) -> None:
+    """
+    Show side by side what is read from words, voice and face alone, in pairs and together, and what each contributes.
+
+    [bold]Examples[/]
+
+    triemo demo
+
+    triemo demo clip.mp4 --text "I can't believe it!"
+    """
+    with plain_errors():
+        from triemo.serving.demo import demo
+
+        demo(
+            file,
+            text,
+            audio,
+            image,
+            model=model,
+            device=device,
+            as_json=as_json,
+            **_clip_options(frames, not no_sound_track),
+        )
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """A user's error is one line on stderr; exit status 2 for a wrong command line, 1 for bad input."""
+    from triemo.serving.samples import UsageError
+
+    try:
+        yield
+    except ValueError as error:
+        typer.echo(f"triemo: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
+
+
+def _clip_options(frames: int | None, sound_track: bool) -> dict[str, int | bool]:
+    """The pipeline's parameters; what is not given is left to the checkpoint."""
+    return {"use_sound_track": sound_track} | ({} if frames is None else {"num_frames": frames})
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,103 @@
+"""Loading a checkpoint once, for every command: where it lies, on which device it runs."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from safetensors import SafetensorError
+from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+from triemo.modeling import TriemoConfig, TriemoForEmotionClassification
+from triemo.processing import MultimodalEmotionRecognitionPipeline, TriemoProcessor
+
+__all__ = ["HUB_MODEL", "checkpoint_folder", "default_model", "load_reader", "pick_device"]
+
+HUB_MODEL = "triemo/triemo-small"
+CHECKOUT = Path(__file__).resolve().parent.parent
+NEEDED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # no code: the installed package is what runs
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
+
+
+def load_reader(model: str | None = None, device: str | None = None) -> MultimodalEmotionRecognitionPipeline:
+    """
+    The pipeline of a checkpoint, in float32 whatever the weights were saved in.
+
+    Args:
+        model: folder or Hub id; by default the released checkpoint.
+        device: as torch names it ("cpu", "cuda", "cuda:1", "mps"); by default a GPU if there is one.
+
+    Raises:
+        ValueError: no checkpoint there, not a Triemo classifier, or no such device.
+    """
+    place = pick_device(device)
+    name = model or default_model()
+    folder = checkpoint_folder(name)
+    try:
+        fields, _ = PreTrainedConfig.get_config_dict(folder)
+        if fields.get("model_type") != TriemoConfig.model_type:
+            raise ValueError(f"model: {name} holds a {fields.get('model_type')!r} model, expected 'triemo'.")
+        logging.disable_progress_bar()
+        weights = TriemoForEmotionClassification.from_pretrained(folder, dtype=torch.float32)
+        processor = TriemoProcessor.from_pretrained(folder)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"model: cannot load {name}: {error}") from error
+    return MultimodalEmotionRecognitionPipeline(model=weights, processor=processor, device=place)
+
+
+def default_model() -> str:
+    """The released checkpoint of this checkout, else its id on the Hub."""
+    folder = CHECKOUT / "checkpoints" / "triemo-small"
+    return str(folder) if (folder / "model.safetensors").is_file() else HUB_MODEL
+
+
+def checkpoint_folder(model: str) -> Path:
+    """
+    The local folder of a checkpoint. A Hub id is looked up in the cache, and only what is not there is downloaded,
+    with a line on stderr that says so.
+
+    Raises:
+        ValueError: neither a folder nor a Hub id, or a Hub id that is neither cached nor to be had.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if not _HUB_ID.fullmatch(model):
+        raise ValueError(f"model: got {model!r}, expected a checkpoint's folder or a Hub id such as {HUB_MODEL}.")
+    try:
+        cached = Path(snapshot_download(model, allow_patterns=NEEDED_FILES, local_files_only=True))
+        if (cached / "config.json").exists() and any(cached.glob("*.safetensors")):
+            return cached
+    except (LocalEntryNotFoundError, HFValidationError):
+        pass  # never downloaded
+    print(f"triemo: {model} is no folder here and not in the cache; downloading it from the Hub.", file=sys.stderr)
+    try:
+        return Path(snapshot_download(model, allow_patterns=NEEDED_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"model: {model} is neither a folder here nor to be had from the Hub: {reason}") from error
+
+
+def pick_device(device: str | None = None) -> torch.device:
+    """
+    The device by name, or the best there is.
+
+    Raises:
+        ValueError: a name torch does not know, or a device that this machine lacks.
+    """
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        picked: Any = torch.device(device)
+        torch.zeros(1, device=picked)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # torch raises any of these, some over many lines, where it was built without the device or finds none.
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device: cannot use {device!r}: {reason}") from error
+    return picked

@@ -1,0 +1,78 @@
+"""One sample read: the scores, what they were read from, and what was missing."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from triemo.serving.samples import Sample
+from triemo.serving.subsets import Subset, present_modalities
+
+__all__ = ["Evidence", "Reading", "prepare", "read_sample"]
+
+# What a note says of a sample by its name, this logger would say once more by its place in a batch of one.
+logging.getLogger("triemo.processing.image_processing_triemo").addFilter(
+    lambda record: not str(record.msg).startswith("No face was found")
+)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """
+    Args:
+        modalities: those of text, audio, vision that the model gets.
+        faces: frames with a face, and frames looked at; None without picture.
+        missing: why something that was given is not among the modalities.
+    """
+
+    modalities: Subset
+    faces: tuple[int, int] | None = None
+    missing: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """`scores` are `{"label", "score"}`, best first."""
+
+    sample: Sample
+    evidence: Evidence
+    scores: list[dict[str, Any]]
+
+
+def prepare(reader: Any, sample: Sample, **options: Any) -> tuple[dict[str, torch.Tensor], Evidence]:
+    """
+    The model's input for a sample, and what is in it.
+
+    Args:
+        reader: the `multimodal-emotion-recognition` pipeline.
+        options: `num_frames`, `use_sound_track`.
+
+    Raises:
+        ValueError: unreadable media, or nothing to read from.
+    """
+    tensors = reader.preprocess(sample.inputs, **options)
+    return tensors, _evidence(sample, tensors, options.get("use_sound_track", True))
+
+
+def read_sample(reader: Any, sample: Sample, **options: Any) -> Reading:
+    """Scores of all labels; arguments and errors as in `prepare`."""
+    tensors, evidence = prepare(reader, sample, **options)
+    return Reading(sample, evidence, reader.postprocess(reader.forward(tensors)))
+
+
+def _evidence(sample: Sample, tensors: Mapping[str, torch.Tensor], use_sound_track: bool) -> Evidence:
+    modalities = present_modalities(tensors)
+    faces = None
+    missing = []
+    if "video_attention_mask" in tensors:
+        mask = tensors["video_attention_mask"]
+        faces = (int(mask.sum()), mask.shape[1])
+        if "vision" not in modalities:
+            missing.append(f"no face was found in {'the picture' if faces[1] == 1 else f'{faces[1]} frames'}")
+    if "video" in sample.inputs and "audio" not in modalities and use_sound_track:
+        missing.append("the clip has no sound track")
+    if not modalities:
+        raise ValueError(f"{sample.name}: {' and '.join(missing)}: nothing to read from; --text or --audio may help.")
+    return Evidence(modalities, faces, missing)
