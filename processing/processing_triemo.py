@@ -137,6 +137,9 @@ class TriemoProcessor(ProcessorMixin):
         for key in keys:
             rows = [None if sample.get(key) is None else np.asarray(sample[key]) for sample in features]
             if key == "labels":
+                shapes = [None if row is None else row.shape for row in rows]
+                if len(set(shapes)) > 1:
+                    raise ValueError(f"labels must be in every sample and of one shape, got the shapes {shapes}.")
                 data[key] = np.stack([row for row in rows if row is not None])
                 continue
             data[key] = _stack_padded(rows, self.tokenizer.pad_token_id if key == "input_ids" else 0)
