@@ -115,7 +115,7 @@ def print_disclaimer(console: Console) -> None:
 
 
 def _table(**options: Any) -> Table:
-    return Table(box=box.SIMPLE, padding=(0, 1, 0, 0), header_style="bold", **options)
+    return Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", **options)
 
 
 def _line(console: Console, text: str, style: str | None = None) -> None:

@@ -37,6 +37,8 @@ def load_reader(model: str | None = None, device: str | None = None) -> Multimod
     place = pick_device(device)
     name = model or default_model()
     folder = checkpoint_folder(name)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"model: {name} holds no config.json, expected a saved Triemo checkpoint.")
     try:
         fields, _ = PreTrainedConfig.get_config_dict(folder)
         if fields.get("model_type") != TriemoConfig.model_type:
