@@ -1,7 +1,9 @@
 """The command line, `triemo`. Every command imports what it needs itself: `triemo --help` must not wait for torch."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -36,6 +38,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document in
 
 @app.callback(invoke_without_command=True)
 def triemo(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # Into a pipe some systems write a narrow encoding, which has no sign for every word a user may give.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     if version:
         from importlib.metadata import version as installed_version
 

@@ -1,6 +1,7 @@
 """`triemo predict`: what is read, from what, and what is said where something is missing or wrong."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -179,6 +180,20 @@ def test_the_installed_command(tiny_checkpoint: Path, assets, clips):
     assert "Traceback" not in run.stderr and "broken.mp4" in run.stderr
     # What is missing is said once, not by the image processor as well.
     assert run.stderr.lower().count("no face was found") == 1
+
+
+def test_a_pipe_of_narrow_encoding(tiny_checkpoint: Path):
+    """As on some systems by default: what it cannot hold is replaced, bars are drawn with what it can."""
+    command = [sys.executable, "-m", "triemo.serving.cli", "predict", "--model", str(tiny_checkpoint)]
+    run = subprocess.run(
+        [*command, "--text", "Déjà vu 😀"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+    )
+    assert run.returncode == 0, run.stderr
+    assert "D?j? vu ?" in run.stdout and "###" in run.stdout
 
 
 def test_help_does_not_wait_for_torch():
