@@ -18,6 +18,7 @@ from urllib.request import url2pathname
 __all__ = [
     "MAX_DOWNLOAD_BYTES",
     "decode_frames",
+    "fetch",
     "first_stream",
     "import_av",
     "is_media_source",
@@ -37,6 +38,14 @@ def is_media_source(source: Any) -> bool:
         in_memory = source.get("array") is not None or source.get("raw") is not None
         return not in_memory and ("bytes" in source or "path" in source)
     return isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview))
+
+
+def fetch(source: Any) -> Any:
+    """A source behind an http(s) URL as `{"bytes", "path"}`, for who opens it more than once; others as they are."""
+    if isinstance(source, str) and urlsplit(source).scheme.lower() in ("http", "https"):
+        with open_source(source) as (file, name):
+            return {"bytes": file.read(), "path": name}
+    return source
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
-from .media_sources_triemo import open_source
+from .media_sources_triemo import fetch, open_source
 from .media_triemo import probe_media
 
 __all__ = ["TASK", "MultimodalEmotionRecognitionPipeline", "media_kind"]
@@ -65,6 +65,8 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
     def preprocess(self, input_: Any, **parameters: Any) -> dict[str, torch.Tensor]:
         """One input to the tensors of a batch of one."""
         is_file = not isinstance(input_, Mapping) or bool(input_) and set(input_) <= {"bytes", "path"}
+        if is_file:
+            input_ = fetch(input_)  # once, for its kind and its content
         sample = {media_kind(input_): input_} if is_file else input_
         unknown = sorted(set(sample) - set(_ARGUMENT))
         if unknown:
@@ -77,7 +79,10 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
             raise ValueError(f"an input needs at least one of {', '.join(_ARGUMENT)}, got none.")
         # A list in a batch of one is one clip's frames or one sound's samples, not a batch.
         given = {name: [value] for name, value in given.items()}
-        return dict(self.processor(**given, return_tensors="pt", **parameters))
+        tensors = dict(self.processor(**given, return_tensors="pt", **parameters))
+        if not any(mask.any() for name, mask in tensors.items() if name.endswith("attention_mask")):
+            raise ValueError("no face was found, and the input has neither text nor sound besides.")
+        return tensors
 
     def _forward(self, model_inputs: dict[str, torch.Tensor], **parameters: Any) -> dict[str, torch.Tensor]:
         return {"logits": self.model(**model_inputs).logits}

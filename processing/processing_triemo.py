@@ -6,7 +6,6 @@ Shapes: B samples; each modality keeps its own length and is padded to the longe
 import os
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.utils import TensorType, logging
 
 from .image_settings_triemo import DEFAULT_IMAGE_SETTINGS
-from .media_sources_triemo import is_media_source, open_source
+from .media_sources_triemo import fetch, is_media_source
 from .media_triemo import load_audio, load_frames, load_image, probe_media
 
 __all__ = ["TriemoProcessor"]
@@ -104,7 +103,7 @@ class TriemoProcessor(ProcessorMixin):
         frames, waveforms = [], []
         for row in range(size):
             try:
-                clip = _local(clips[row])
+                clip = fetch(clips[row])  # once, for frames and sound
                 frames.append(self._frames(stills[row], clip, image_options))
                 sound = sounds[row]
                 if sound is None and audio is None and use_sound_track and _has_sound(clip):
@@ -241,14 +240,6 @@ def _is_clip(value: Any) -> bool:
     if isinstance(value, (np.ndarray, torch.Tensor)):
         return value.ndim == 4
     return value is None or isinstance(value, (list, tuple)) or is_media_source(value)
-
-
-def _local(clip: Any) -> Any:
-    """A clip behind a URL is fetched once, for its frames and its sound."""
-    if isinstance(clip, str) and urlsplit(clip).scheme in ("http", "https"):
-        with open_source(clip) as (file, name):
-            return {"bytes": file.read(), "path": name}
-    return clip
 
 
 def _has_sound(clip: Any) -> bool:

@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_checkpoint import LABELS, picture, save_tiny_checkpoint, tiny_classifier, tiny_processor
 from transformers import AutoModelForVideoClassification, pipeline
 
-from triemo.processing import TASK, MultimodalEmotionRecognitionPipeline, load_audio, load_frames
+from triemo.processing import TASK, MultimodalEmotionRecognitionPipeline, load_audio, load_frames, media_sources_triemo
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,17 @@ def test_each_kind_of_file_is_the_modality_it_holds(reader, media, still):
         forms = [str(path), path, path.as_uri(), path.read_bytes(), unnamed, {"bytes": None, "path": str(path)}]
         for form in [*forms, {"bytes": path.read_bytes(), "path": None}, {"path": str(path)}]:
             same_answer(reader(form), wanted)
+
+
+def test_a_url_is_fetched_once(reader, media, media_url, monkeypatch):
+    """For its kind, its frames and its sound together."""
+    fetched = []
+    download = media_sources_triemo._download
+    monkeypatch.setattr(media_sources_triemo, "_download", lambda url: fetched.append(url) or download(url))
+    same_answers([reader(f"{media_url}/clip.mp4")], [reader(media / "clip.mp4")])
+    assert fetched == [f"{media_url}/clip.mp4"]
+    with pytest.raises(ValueError, match=r"/nowhere\.mp4: .*404"):
+        reader(f"{media_url}/nowhere.mp4")
 
 
 def test_dicts_of_any_modalities(reader, media, still):
@@ -219,6 +230,15 @@ def test_unknown_keys_and_parameters_are_refused(reader):
         reader({"text": ["a", "b"]})
 
 
+def test_a_clip_without_a_face_and_nothing_else_is_refused(own_reader, media):
+    """With text besides it counts as text alone."""
+    own_reader.processor.image_processor.face_detector = lambda frames: [np.zeros((0, 5)) for _ in frames]
+    for input_ in (str(media / "silent.mp4"), {"image": picture(height=70)}):
+        with pytest.raises(ValueError, match="no face was found, and the input has neither text nor sound"):
+            own_reader(input_)
+    same_answers([own_reader({"video": media / "silent.mp4", "text": "fine"})], [own_reader({"text": "fine"})])
+
+
 def test_a_string_is_a_path(reader, tmp_path):
     with pytest.raises(ValueError, match=r'I am happy: No such file.*A sentence is given as \{"text": \.\.\.\}'):
         reader("I am happy")
@@ -281,7 +301,8 @@ def test_clips_without_sound_of_one_frame_and_turned(reader, media, tmp_path):
     assert portrait[0].shape[1] == HEIGHT
     found = reader(write_clip(tmp_path / "portrait.mp4", rotation=90))
     same_answer(found, frame_scores(reader, portrait, times))
-    assert np.abs(frame_scores(reader, portrait, times) - frame_scores(reader, stored, times)).max() > 1e-3
+    turned = frame_scores(reader, portrait, times) - frame_scores(reader, stored, times)
+    assert turned.abs().max() > 1e-3
 
 
 def test_stills_with_alpha_and_in_grey(reader, tmp_path):
