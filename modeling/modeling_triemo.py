@@ -198,6 +198,9 @@ class TriemoModel(TriemoPreTrainedModel):
     gives each sample what it gets alone.
     """
 
+    # Loading the base model from a checkpoint with a head is no reason for a warning.
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
+
     text_tower: TriemoTextTower
     audio_tower: TriemoAudioTower
     vision_tower: TriemoVisionTower
