@@ -36,29 +36,34 @@ def pad_frames(clips: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class Clips(torch.utils.data.Dataset):
-    """Log-mel clips in memory with their labels; `length` lets the sampler group clips of similar length."""
+    """Log-mel clips in memory with their labels; with `warp` every fetch renders the clip anew."""
 
-    def __init__(self, split) -> None:
-        self.clips = log_mel_frames(split["path"])
-        self.labels = list(split["label"])
+    def __init__(self, split, warp: bool) -> None:
+        self.clips, self.labels, self.warp = log_mel_frames(split["path"]), list(split["label"]), warp
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> dict:
-        return {"clip": self.clips[index], "label": self.labels[index]}
+        clip = self.clips[index]
+        return {"clip": warp_log_mel(clip) if self.warp else clip, "label": self.labels[index]}
+
+
+def collate_clips(rows: list[dict]) -> dict[str, torch.Tensor]:
+    """Rows of `Clips` as the tensors of a `PooledClassifier`."""
+    features, mask = pad_frames([row["clip"] for row in rows])
+    labels = torch.tensor([row["label"] for row in rows])
+    return {"input_features": features, "attention_mask": mask, "labels": labels}
 
 
 class SpeechTrainer(Trainer):
-    """Warps and pads clips in the collator, masks them while it trains, and trains upper layers faster."""
+    """Masks clips while it trains, and trains upper layers faster than lower ones."""
 
-    def collate(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        training = self.model.training
-        features, mask = pad_frames([warp_log_mel(row["clip"]) if training else row["clip"] for row in rows])
-        if training:
-            features = augment_log_mel(features, mask)
-        labels = torch.tensor([row["label"] for row in rows])
-        return {"input_features": features, "attention_mask": mask, "labels": labels}
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if model.training:
+            inputs["input_features"] = augment_log_mel(inputs["input_features"], inputs["attention_mask"])
+        outputs = model(**inputs)
+        return (outputs["loss"], {"logits": outputs["logits"]}) if return_outputs else outputs["loss"]
 
     def create_optimizer(self, *args, **kwargs):
         if self.optimizer is None:
@@ -110,11 +115,11 @@ def train_audio(args) -> dict:
     trainer = SpeechTrainer(
         model=model,
         args=arguments,
-        train_dataset=Clips(corpus["train"]),
-        eval_dataset=Clips(corpus["validation"]),
+        train_dataset=Clips(corpus["train"], warp=True),
+        eval_dataset=Clips(corpus["validation"], warp=False),
+        data_collator=collate_clips,
         compute_metrics=lambda p: classification_scores(p.predictions, p.label_ids),
     )
-    trainer.data_collator = trainer.collate
     start = time.time()
     trainer.train(resume_from_checkpoint=get_last_checkpoint(arguments.output_dir) if folder.exists() else None)
     last, last_scores = model.state_dict(), trainer.evaluate()

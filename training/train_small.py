@@ -34,7 +34,7 @@ class SmallArguments:
     audio_encoder: str = field(default="openai/whisper-tiny.en", metadata={"help": "Hub id or folder"})
     vision_epochs: int = field(default=48, metadata={"help": "passes over FER2013"})
     text_epochs: int = field(default=2, metadata={"help": "passes over GoEmotions"})
-    audio_epochs: int = field(default=15, metadata={"help": "passes over RAVDESS"})
+    audio_epochs: int = field(default=20, metadata={"help": "passes over RAVDESS"})
     joint_steps: int = field(default=1200, metadata={"help": "optimiser steps of the joint stage"})
     seed: int = field(default=0, metadata={"help": "seed of every stage"})
     threads: int = field(default=2, metadata={"help": "torch threads"})
