@@ -1,0 +1,225 @@
+"""Tables of one's own: files written here in every accepted form, read map-style and as a stream."""
+
+import json
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
+
+from triemo.training.tables import load_table
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_lines(path: Path, *rows: dict) -> Path:
+    return write(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_wav(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(b"\0\0" * 160)
+    return path
+
+
+@pytest.fixture
+def calls(tmp_path: Path) -> Path:
+    """Forty rows of eight speakers, five each; a sound for the first ten."""
+    lines = ["text,audio,label,speaker,age"]
+    for number in range(40):
+        sound = f"sounds/{number}.wav" if number < 10 else ""
+        if sound:
+            write_wav(tmp_path / sound)
+        lines.append(f'"line {number}",{sound},{"joy" if number % 2 else "anger"},s{number // 5},0{number}')
+    return write(tmp_path / "calls.csv", "\n".join(lines) + "\n")
+
+
+def rows_of(data, split="train") -> list[dict]:
+    return list(data[split])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_one_csv_without_splits(calls, streaming):
+    """Media become absolute, cells stay text, speakers stay together, and nothing is lost or doubled."""
+    data = load_table(calls, streaming=streaming, validation_share=0.3)
+    assert set(data) == {"train", "validation"}
+    train, validation = rows_of(data), rows_of(data, "validation")
+    everything = {row["text"]: row for row in [*train, *validation]}
+    assert len(train) + len(validation) == len(everything) == 40
+    assert validation and not {row["speaker"] for row in train} & {row["speaker"] for row in validation}
+    row = everything["line 7"]
+    assert row["audio"] == {"bytes": None, "path": str(calls.parent / "sounds" / "7.wav")}
+    assert (row["label"], row["speaker"], row["age"], row["row"]) == ("joy", "s1", "07", f"{calls}:9")
+    assert everything["line 20"]["audio"] is None
+
+
+def test_validation_share_and_seed(calls):
+    """4 of 40 rows are asked for, 5 (one speaker) taken; the same seed takes the same, some other seed another."""
+    speakers = [set(load_table(calls, seed=seed)["validation"]["speaker"]) for seed in (0, 0, 1, 2, 3)]
+    assert all(len(found) == 1 for found in speakers)
+    assert speakers[0] == speakers[1] and any(found != speakers[0] for found in speakers)
+    assert set(load_table(calls, validation_share=0)) == {"train"}
+
+
+def test_split_asked_for(calls):
+    """A single file is whole; a folder's train is without the rows that validation gets."""
+    assert len(load_table(calls, split="test")["test"]) == 40
+    folder = calls.parent / "folder"
+    write(folder / "train.csv", (calls.parent / "calls.csv").read_text().replace("sounds/", "../sounds/"))
+    train = load_table(folder, split="train")["train"]
+    validation = load_table(folder, split="dev")["validation"]
+    assert len(train) == 35 and len(validation) == 5
+    assert not set(train["text"]) & set(validation["text"])
+    with pytest.raises(ValueError, match="split: got 'test', but .*has only"):
+        load_table(folder, split="test")
+    with pytest.raises(ValueError, match="split: got 'tst'"):
+        load_table(folder, split="tst")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_column_split_and_aliases(tmp_path, streaming):
+    path = write(tmp_path / "a.tsv", "text\tlabel\tsplit\na\tjoy\ttrain\nb\tfear\tdev\nc\tjoy\tTest\nNA\tjoy\ttrain\n")
+    data = load_table(path, streaming=streaming)
+    assert [row["text"] for row in data["train"]] == ["a", "NA"]
+    assert [row["row"] for row in data["validation"]] == [f"{path}:3"]
+    assert "split" not in rows_of(data, "test")[0]
+
+
+def test_unknown_split_is_named(tmp_path):
+    path = write(tmp_path / "a.csv", "text,label,split\na,joy,train\nb,joy,holdout\n")
+    with pytest.raises(ValueError, match=r"split: got 'holdout' in .*a\.csv:3"):
+        load_table(path)
+
+
+def test_folder_of_jsonl_and_parquet(tmp_path):
+    """One file a split, of any format; several labels; vectors as lists, one list being one step."""
+    write_lines(tmp_path / "train.jsonl", {"text_features": [1, 2], "label": ["joy", "fear"], "speaker": 7})
+    write_lines(tmp_path / "valid.jsonl", {"text_features": [[1.0, 2.0], [3.0, 4.0]], "label": ["joy"], "speaker": 8})
+    features = Features(
+        {"image": Image(decode=False), "label": List(ClassLabel(names=["joy", "fear"])), "speaker": Value("int64")}
+    )
+    table = {"image": [{"bytes": b"jpeg", "path": None}], "label": [[1]], "speaker": [9]}
+    Dataset.from_dict(table, features=features).to_parquet(str(tmp_path / "test-00000-of-00001.parquet"))
+    data = load_table(tmp_path)
+    assert data["train"][0]["text_features"] == [[1.0, 2.0]]
+    assert data["train"][0]["label"] == ["joy", "fear"] and data["train"][0]["speaker"] == "7"
+    assert data["validation"][0]["text_features"] == [[1.0, 2.0], [3.0, 4.0]]
+    assert data["test"][0]["image"]["bytes"] == b"jpeg"
+    assert data["test"][0]["label"] == ["fear"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("column", "cells", "expected"),
+    [
+        ("label", ["1", "0", "2"], ["1", "0", "2"]),
+        ("label", ["1", "-0.5", "2"], [1.0, -0.5, 2.0]),
+        ("label", ["joy", "1", "2.5"], ["joy", "1", "2.5"]),
+        ("labels", ["joy|fear", "joy", "anger | joy"], [["joy", "fear"], ["joy"], ["anger", "joy"]]),
+    ],
+)
+def test_kinds_of_labels(tmp_path, column, cells, expected, streaming):
+    path = write(tmp_path / "a.csv", f"text,{column}\n" + "".join(f"t,{cell}\n" for cell in cells))
+    data = load_table(path, split="train", streaming=streaming)
+    assert [row["label"] for row in data["train"]] == expected
+    assert "labels" not in rows_of(data)[0]
+
+
+def test_vectors_from_npy(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(6).reshape(2, 3))
+    data = load_table(write(tmp_path / "a.csv", "audio_features,label\na.npy,joy\n"), split="train")
+    assert data["train"][0]["audio_features"] == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    np.save(tmp_path / "b.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"audio_features in .*b\.csv:2: cannot read"):
+        load_table(write(tmp_path / "b.csv", "audio_features,label\nb.npy,joy\n"))
+
+
+def test_column_map(tmp_path):
+    path = write(tmp_path / "a.csv", "Utterance,Emotion,text\nhello,joy,other\n")
+    columns = {"text": "Utterance", "label": "Emotion"}
+    row = load_table(path, split="train", column_map=columns)["train"][0]
+    assert (row["text"], row["label"]) == ("hello", "joy")
+    with pytest.raises(ValueError, match="column_map: got 'Sentence' for 'text', expected one of"):
+        load_table(path, column_map={"text": "Sentence"})
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text,label\na,joy\nb,\n", r"label: got none in .*a\.csv:3"),
+        ('text,label\n"a\nb",joy\n,fear\n', r"row: got no input in .*a\.csv:[34]"),
+        ("text,mood\na,joy\n", r"columns: got \['text', 'mood'\].*expected `label`"),
+        ("words,label\na,joy\n", "columns: got .*expected one of .*text"),
+        ("text,label\n", "table: got no row in .*a.csv"),
+        ("text,text\na,b\n", "header: got"),
+        ("text,label\na,1.5\nb,2\nc,joy\n", None),
+    ],
+)
+def test_errors_name_the_row(tmp_path, content, message, streaming):
+    path = write(tmp_path / "a.csv", content)
+    if message is None:  # one word makes the numbers names
+        assert [row["label"] for row in load_table(path, split="train")["train"]] == ["1.5", "2", "joy"]
+        return
+    with pytest.raises(ValueError, match=message):
+        rows_of(load_table(path, split="train", streaming=streaming))
+
+
+def test_lines_are_counted_through_line_breaks(tmp_path):
+    path = write(tmp_path / "a.csv", 'text,label\n"a\nb",joy\n\nc,joy\nd,joy\n')
+    assert load_table(path, split="train")["train"]["row"][:] == [f"{path}:{line}" for line in (2, 5, 6)]
+
+
+def test_missing_media_are_counted_or_refused(tmp_path, caplog):
+    write_wav(tmp_path / "a.wav")
+    path = write(tmp_path / "a.csv", "audio,label\na.wav,joy\nb.wav,joy\nhttps://x.org/c.wav,joy\n")
+    data = load_table(path, split="train")
+    assert [row["audio"]["path"].split("/")[-1] for row in data["train"]] == ["a.wav", "b.wav", "c.wav"]
+    assert f"audio: 1 of 3 rows name a file that is not there, as {tmp_path}/b.wav ({path}:3)" in caplog.text
+    with pytest.raises(ValueError, match="audio: none of 2 files is there"):
+        load_table(write(tmp_path / "b.csv", "audio,label\nx.wav,joy\ny.wav,joy\n"))
+    assert load_table(path, split="train", root=tmp_path)["train"][0]["audio"]["path"] == str(tmp_path / "a.wav")
+
+
+def test_speaker_in_two_splits_is_refused(tmp_path):
+    write(tmp_path / "train.csv", "text,label,speaker\na,joy,ann\nb,joy,bob\n")
+    write(tmp_path / "test.csv", "text,label,speaker\nc,joy,bob\n")
+    with pytest.raises(ValueError, match=r"speaker 'bob'.*train\.csv:3.*test\.csv:2"):
+        load_table(tmp_path)
+    assert len(load_table(tmp_path, disjoint=())["test"]) == 1
+
+
+def test_what_is_no_table(tmp_path):
+    with pytest.raises(ValueError, match="expected a file, a folder or the id"):
+        load_table(tmp_path / "nothing.csv")
+    with pytest.raises(ValueError, match="no file here and not readable on the Hub"):
+        load_table("nobody/nothing")
+    with pytest.raises(ValueError, match="expected one, or train.csv"):
+        load_table(tmp_path)
+    with pytest.raises(ValueError, match="cannot read .*utf-8"):
+        (tmp_path / "latin.csv").write_bytes("text,label\ncaf\xe9,joy\n".encode("latin-1"))
+        load_table(tmp_path / "latin.csv")
+
+
+def test_unlabelled(tmp_path):
+    path = write(tmp_path / "a.csv", "text\na\nb\n")
+    assert load_table(path, split="train", labelled=False)["train"].column_names == ["text", "row"]
+
+
+def test_stream_divides_the_same_for_any_number_of_workers(calls):
+    """The division depends on what a row says, not on when it is read."""
+    text = calls.read_text().replace("speaker", "who")
+    path = write(calls.parent / "plain.csv", text)
+    lines = text.splitlines()
+    shuffled = write(calls.parent / "shuffled.csv", "\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+    found = [{row["text"] for row in load_table(p, streaming=True)["validation"]} for p in (path, shuffled)]
+    assert found[0] == found[1] and 0 < len(found[0]) < 20
