@@ -278,8 +278,6 @@ def resolve_sub_config(name: str, value: Any) -> PreTrainedConfig | None:
         return None
     if isinstance(value, PreTrainedConfig):
         return TriemoAudioConfig.from_whisper_config(value) if value.model_type == "whisper" else value
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} must be a config, its dict or None, got {type(value).__name__}.")
     values = dict(value)
     model_type = values.pop("model_type", None)
     if model_type == TriemoAudioConfig.model_type:

@@ -1,7 +1,8 @@
 """One sample read: the scores, what they were read from, and what was missing."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +13,7 @@ from triemo.serving.subsets import Subset, present_modalities
 
 __all__ = ["Evidence", "Reading", "prepare", "read_sample"]
 
-# What a note says of a sample by its name, this logger would say once more by its place in a batch of one.
-logging.getLogger("triemo.processing.image_processing_triemo").addFilter(
-    lambda record: not str(record.msg).startswith("No face was found")
-)
+_IMAGE_LOGGER = logging.getLogger("triemo.processing.image_processing_triemo")
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,8 @@ def prepare(reader: Any, sample: Sample, **options: Any) -> tuple[dict[str, torc
     Raises:
         ValueError: unreadable media, or nothing to read from.
     """
-    tensors = reader.preprocess(sample.inputs, **options)
+    with _said_only_once():
+        tensors = reader.preprocess(sample.inputs, **options)
     return tensors, _evidence(sample, tensors, options.get("use_sound_track", True))
 
 
@@ -60,6 +59,20 @@ def read_sample(reader: Any, sample: Sample, **options: Any) -> Reading:
     """Scores of all labels; arguments and errors as in `prepare`."""
     tensors, evidence = prepare(reader, sample, **options)
     return Reading(sample, evidence, reader.postprocess(reader.forward(tensors)))
+
+
+@contextmanager
+def _said_only_once() -> Iterator[None]:
+    """What a note says of a sample by its name, the log would say once more by its place in a batch of one."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("No face was found")
+
+    _IMAGE_LOGGER.addFilter(is_other)
+    try:
+        yield
+    finally:
+        _IMAGE_LOGGER.removeFilter(is_other)
 
 
 def _evidence(sample: Sample, tensors: Mapping[str, torch.Tensor], use_sound_track: bool) -> Evidence:
@@ -73,6 +86,4 @@ def _evidence(sample: Sample, tensors: Mapping[str, torch.Tensor], use_sound_tra
             missing.append(f"no face was found in {'the picture' if faces[1] == 1 else f'{faces[1]} frames'}")
     if "video" in sample.inputs and "audio" not in modalities and use_sound_track:
         missing.append("the clip has no sound track")
-    if not modalities:
-        raise ValueError(f"{sample.name}: {' and '.join(missing)}: nothing to read from; --text or --audio may help.")
     return Evidence(modalities, faces, missing)

@@ -118,7 +118,7 @@ def test_a_field_of_a_newer_release_is_only_reported(tmp_path):
 def test_sub_config_without_a_model_type_is_refused():
     with pytest.raises(ValueError, match="text_config needs a 'model_type'"):
         TriemoConfig(text_config={"hidden_size": 3})
-    with pytest.raises(ValueError, match="text_config must be a config, its dict or None, got str"):
+    with pytest.raises(StrictDataclassError, match="'text_config' with value 'bert-base-uncased'"):
         tiny_config(text_config="bert-base-uncased")
 
 

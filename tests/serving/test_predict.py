@@ -111,7 +111,7 @@ def test_clip_without_face_and_sound(triemo, clips):
     )
     nothing = triemo("predict", clips / "empty.mp4")
     assert nothing.exit_code == 1 and nothing.stdout == ""
-    assert "empty.mp4" in nothing.stderr and "nothing to read from" in nothing.stderr
+    assert "empty.mp4" in nothing.stderr and "neither text nor sound" in nothing.stderr
 
 
 def test_several_files_with_bad_ones_among_them(triemo, clips, monkeypatch):
