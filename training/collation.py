@@ -25,6 +25,8 @@ __all__ = [
 ]
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+# Precomputed vectors: the column of a table, the tensor it becomes.
+VECTORS = {"text": "text_features", "audio": "input_features", "vision": "vision_features"}
 MASKS = {"text": "attention_mask", "audio": "audio_attention_mask", "vision": "video_attention_mask"}
 
 
@@ -34,7 +36,8 @@ class NoModalityError(ValueError):
 
 class EmotionCollator:
     """
-    Turns rows `{"text", "audio", "video", "image", "label"}` (each optional) into a batch of the model.
+    Turns rows `{"text", "audio", "video", "image", "label"}` (each optional; `text_features`, `audio_features` and
+    `vision_features` hold precomputed vectors) into a batch of the model. `row` is what errors call a row.
 
     The random draws of a row depend on `seed` and on its `ticket` alone (a number that the sampler gives out, another
     one in every epoch). So they are the same in a resumed run, with any number of workers and of processes, and no
@@ -76,12 +79,17 @@ class EmotionCollator:
         Raises:
             ValueError: naming the row: media that cannot be read, nothing in it for the model, an unknown label.
         """
-        samples = [self.encode(row) for row in rows]
-        for row, sample in zip(rows, samples, strict=True):
-            label = self.encode_label(row)
-            if label is not None:
-                sample["labels"] = label
+        return self.collate([self.prepare(row) for row in rows])
+
+    def collate(self, samples: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Rows that `prepare` has made tensors of, as a batch."""
         return dict(self.processor.pad(samples))
+
+    def prepare(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Tensors (1, ...) of one row and its target, `labels`."""
+        sample: dict[str, Any] = dict(self.encode(row))
+        label = self.encode_label(row)
+        return sample if label is None else {**sample, "labels": label}
 
     def encode(self, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """
@@ -91,7 +99,7 @@ class EmotionCollator:
             NoModalityError: when no word, no sound and no face is in it.
             ValueError: naming the row, when its media cannot be read.
         """
-        where = row.get("where") or "row"
+        where = row.get("row") or "row"
         with torch.random.fork_rng(devices=[], enabled=self.augment):
             if self.augment:
                 draw = np.random.SeedSequence((self.seed, int(row.get("ticket") or 0)))
@@ -102,20 +110,26 @@ class EmotionCollator:
                 raise NoModalityError(f"{where}: {error}") from error
             except (ValueError, OSError) as error:
                 raise ValueError(f"{where}: {error}") from error
-            if self.augment:
-                self.augment_tensors(sample)
         return sample
 
     def process(self, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         sources = self.sources(row)
-        if not sources:
-            raise NoModalityError(f"got nothing in it, expected some of {', '.join(self.modalities)}.")
-        if self.augment and self.takes_waveform:
-            self.augment_sound(sources)
-        options = {} if self.max_length is None else {"max_length": self.max_length}
-        sample = dict(self.processor(**sources, use_sound_track="audio" in self.modalities, **options))
+        sample: dict[str, torch.Tensor] = {}
+        if sources:
+            if self.augment and self.takes_waveform:
+                self.augment_sound(sources)
+            options = {} if self.max_length is None else {"max_length": self.max_length}
+            sample = dict(self.processor(**sources, use_sound_track="audio" in self.modalities, **options))
+        if self.augment:
+            self.augment_tensors(sample)
+        for modality in self.modalities:
+            vectors = row.get(f"{modality}_features")
+            if vectors is not None:
+                sample[VECTORS[modality]] = torch.tensor(vectors, dtype=torch.float32)[None]
+                sample[MASKS[modality]] = torch.ones(1, len(vectors), dtype=torch.long)
         if not present_modalities(sample):
-            raise NoModalityError(f"got no face in it and nothing else, expected some of {', '.join(self.modalities)}.")
+            needed = ", ".join(self.modalities)
+            raise NoModalityError(f"got nothing for the model in it (no face found?), expected some of {needed}.")
         return sample
 
     def sources(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,7 +178,7 @@ class EmotionCollator:
         try:
             return encode_label(row.get("label"), self.label2id, self.problem_type, self.soft_labels)
         except ValueError as error:
-            raise ValueError(f"{row.get('where') or 'row'}: {error}") from error
+            raise ValueError(f"{row.get('row') or 'row'}: {error}") from error
 
 
 def encode_label(
@@ -229,4 +243,3 @@ def augment_frames(frames: torch.Tensor, max_degrees: float = 15.0) -> torch.Ten
     turned = F.grid_sample(frames, grid, padding_mode="border", align_corners=False)
     centre = turned.mean((1, 2, 3), keepdim=True)
     return (turned - centre) * (1 + 0.3 * contrast) + centre + 0.3 * light
-

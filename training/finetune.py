@@ -1,0 +1,179 @@
+"""Fine-tune Triemo on a table of one's own or on corpora.
+
+    python training/finetune.py --table calls.csv --output_dir runs/calls
+    accelerate launch --config_file training/configs/ddp.yaml training/finetune.py --config training/configs/meld.yaml
+
+A second call with the same arguments goes on from the last checkpoint. `output_dir` ends up with the model, its
+processor and `results.json`; `triemo predict --model runs/calls clip.mp4` reads it.
+"""
+
+import logging
+import platform
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from transformers import EarlyStoppingCallback, set_seed
+
+from triemo.modeling import MODALITIES
+from triemo.training.collation import EmotionCollator
+from triemo.training.emotion_metric import scores_for_trainer
+from triemo.training.finetune_arguments import DataArguments, FinetuneTrainingArguments, parse_arguments
+from triemo.training.finetune_data import check_labels, class_counts, drop_empty_rows, load_splits
+from triemo.training.finetune_folder import find_checkpoint, place_base, run_arguments, save, write_json
+from triemo.training.finetune_model import add_lora, class_weights, freeze, parse_names
+from triemo.training.finetune_rows import CompositeRows, EmotionRows, MixtureSampler, StreamedRows
+from triemo.training.finetune_start import build_start
+from triemo.training.finetune_trainer import EmotionTrainer, score, settle_selection, temperature
+
+__all__ = ["main"]
+
+logger = logging.getLogger("triemo.training.finetune")
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Parse, load, build, train, save. Returns what `results.json` holds."""
+    model_args, data_args, args = parse_arguments(argv)
+    logging.basicConfig(format="%(message)s", level=logging.INFO if args.process_index == 0 else logging.ERROR)
+    folder = Path(args.output_dir)
+    checkpoint = find_checkpoint(model_args, data_args, args)
+    set_seed(args.seed)
+
+    splits = load_splits(
+        data_args.table,
+        data_args.corpora,
+        data_args.data,
+        data_args.column_map,
+        data_args.classes,
+        data_args.streaming,
+    )
+    if "train" not in splits:
+        raise ValueError(f"split: got only {', '.join(splits)}, expected a split train.")
+    start = build_start(model_args, splits["train"], data_args.streaming)
+    model, config = start.model, start.model.config
+    collators = {
+        name: EmotionCollator(
+            start.processor,
+            config.label2id,
+            config.problem_type,
+            augment=data_args.augment and name == "train",
+            seed=args.seed,
+            modalities=config.modalities,
+            soft_labels=start.soft_labels,
+            max_length=data_args.max_length,
+        )
+        for name in ("train", "evaluation")
+    }
+    if not data_args.streaming:
+        splits = check_rows(splits, collators["evaluation"], data_args.check_media)
+    train, sampler = training_rows(splits["train"], collators["train"].prepare, data_args, args)
+    labels = [str(config.id2label[index]) for index in range(config.num_labels)]
+    config.modality_dropout, config.label_smoothing = model_args.modality_dropout, model_args.label_smoothing
+    counts: dict[str, float] = {}
+    if config.problem_type != "regression":
+        counts = dict.fromkeys(labels, 0.0) if data_args.streaming else class_counts(splits["train"], labels)
+        config.class_weights = class_weights(model_args.class_weights, counts)
+
+    frozen = parse_names(model_args.freeze_towers, "freeze_towers", MODALITIES)
+    still = freeze(model, frozen)
+    if model_args.lora:
+        place_base(start, args)
+        model = add_lora(model, model_args, frozen)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    logger.info(f"{trained:,} of {total:,} parameters learn ({trained / total:.1%}); classes: {counts or 'none'}.")
+
+    validation = evaluation_rows(splits["validation"], data_args.streaming) if "validation" in splits else None
+    settle_selection(args, config.problem_type, validation is not None)
+    trainer = EmotionTrainer(
+        model=model,
+        args=args,
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=collators["train"].collate,
+        processing_class=start.processor,
+        evaluation_collator=collators["evaluation"],
+        compute_metrics=lambda p: scores_for_trainer(p.predictions, p.label_ids, config.problem_type, labels),
+        callbacks=[EarlyStoppingCallback(args.early_stopping_patience)] if args.early_stopping_patience else None,
+        sampler=sampler,
+        still=still,
+        layerwise_lr_decay=args.layerwise_lr_decay,
+    )
+    if checkpoint:
+        logger.info(f"Going on from {checkpoint}.")
+    summary = trainer.train(resume_from_checkpoint=checkpoint)
+
+    results: dict[str, Any] = {"labels": labels, "problem_type": config.problem_type, "class_counts": counts}
+    results |= {"parameters": total, "trained_parameters": trained, "steps": trainer.state.global_step}
+    results |= {"train_loss": summary.training_loss, "best_checkpoint": trainer.state.best_model_checkpoint}
+    for name in ("validation", "test"):
+        results[name] = {
+            part: score(trainer, evaluation_rows({part: value}, data_args.streaming), name)
+            for part, value in splits.get(name, {}).items()
+        }
+    # A user who goes on from this model starts from a plain loss.
+    config.modality_dropout, config.label_smoothing, config.class_weights = 0.0, 0.0, None
+    if validation is not None and config.problem_type.startswith("single") and not start.soft_labels:
+        if not model_args.lora or model_args.lora_merge:  # an adapter is read with the config of its base
+            config.calibration_temperature = results["calibration_temperature"] = temperature(trainer, validation)
+    results |= {
+        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "arguments": run_arguments(model_args, data_args, args),
+        "command": " ".join(["training/finetune.py", *(sys.argv[1:] if argv is None else argv)]),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "transformers", "datasets", "peft")},
+    }
+    save(trainer, start.processor, folder, merge=model_args.lora and model_args.lora_merge)
+    if trainer.is_world_process_zero():
+        write_json(folder / "results.json", results)
+        logger.info(f"Saved to {folder}.")
+    return results
+
+
+def check_rows(
+    splits: dict[str, dict[str, tuple[Any, float]]], collator: EmotionCollator, check_media: bool
+) -> dict[str, dict[str, tuple[Any, float]]]:
+    """Look at all labels and at the pictures of validation and test: what is wrong shows before hours of training."""
+    checked: dict[str, dict[str, tuple[Any, float]]] = {}
+    for name, parts in splits.items():
+        checked[name] = {}
+        for part, (data, weight) in parts.items():
+            check_labels(data, collator.encode_label)
+            if check_media and name != "train" and {"image", "video"} & set(data.column_names):
+                data = drop_empty_rows(data, collator.encode, f"{part} {name}")
+            checked[name][part] = (data, weight)
+    return checked
+
+
+def training_rows(
+    parts: dict[str, tuple[Any, float]],
+    prepare: Callable[[dict], dict],
+    data_args: DataArguments,
+    args: FinetuneTrainingArguments,
+) -> tuple[Any, MixtureSampler | None]:
+    """The training set and the order it is drawn in."""
+    if data_args.streaming:
+        ((data, _),) = parts.values()
+        return StreamedRows(data, args.seed, prepare=prepare), None
+    found: list[Any] = [data for data, _ in parts.values()]
+    weights = [weight for _, weight in parts.values()]
+    if data_args.composites:
+        found.append(CompositeRows(parts, data_args.composites, args.seed))
+        weights.append(1.0)
+    rows = EmotionRows(found, prepare, data_args.max_broken_share)
+    lengths = rows.lengths() if data_args.length_buckets else None
+    return rows, MixtureSampler([len(part) for part in found], weights, args.seed, lengths, args.train_batch_size)
+
+
+def evaluation_rows(parts: dict[str, tuple[Any, float]], streaming: bool) -> Any:
+    data = [data for data, _ in parts.values()]
+    return StreamedRows(data[0], seed=0, buffer=0) if streaming else EmotionRows(data)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"finetune.py: {error}")

@@ -1,0 +1,205 @@
+"""Arguments of `finetune.py`: three dataclasses, a YAML file of the same names, and the command line over it."""
+
+import argparse
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+__all__ = ["DEFAULT_MODEL", "DataArguments", "FinetuneTrainingArguments", "ModelArguments", "parse_arguments"]
+
+DEFAULT_MODEL = str(Path(__file__).resolve().parent.parent / "checkpoints" / "triemo-small")
+
+
+@dataclass
+class ModelArguments:
+    """What is trained. Without any of the three encoders, `model` goes on learning."""
+
+    model: str = field(default=DEFAULT_MODEL, metadata={"help": "Checkpoint to start from: a folder or a Hub id."})
+    text_encoder: str | None = field(
+        default=None, metadata={"help": "Compose anew: Hub id or folder of a text encoder."}
+    )
+    audio_encoder: str | None = field(
+        default=None, metadata={"help": "The same for speech, e.g. openai/whisper-tiny."}
+    )
+    vision_encoder: str | None = field(default=None, metadata={"help": "The same for pictures."})
+    model_config: str | None = field(
+        default=None, metadata={"help": "JSON of TriemoConfig fields for a composed model, or their YAML mapping."}
+    )
+    labels: str | None = field(
+        default=None,
+        metadata={
+            "help": "Class names in order, comma-separated; by default the model's where they fit, else the data's."
+        },
+    )
+    problem_type: str | None = field(
+        default=None,
+        metadata={
+            "help": "single_label_classification, multi_label_classification or regression; by default as labels look."
+        },
+    )
+    lora: bool = field(
+        default=False, metadata={"help": "Train low-rank adapters and the head in place of all weights."}
+    )
+    lora_r: int = field(default=8, metadata={"help": "Rank of the adapters."})
+    lora_alpha: int = field(default=16, metadata={"help": "Adapters are scaled by alpha / rank."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapters."})
+    lora_targets: str | None = field(
+        default=None, metadata={"help": "Regular expression over module names; by default each tower's projections."}
+    )
+    lora_merge: bool = field(
+        default=False, metadata={"help": "Save one whole model with the adapters merged in, not the adapters."}
+    )
+    freeze_towers: str = field(
+        default="", metadata={"help": "Towers that stay as they are: of text,audio,vision, comma-separated, or all."}
+    )
+    modality_dropout: float = field(
+        default=0.2, metadata={"help": "Chance of dropping a modality of a training sample; one always stays."}
+    )
+    label_smoothing: float = field(default=0.0, metadata={"help": "Label smoothing of the cross-entropy."})
+    class_weights: str = field(
+        default="none", metadata={"help": "none, balanced (rows / classes / rows of the class) or a list of numbers."}
+    )
+
+
+@dataclass
+class DataArguments:
+    """What it learns from: a table of one's own, or corpora by name."""
+
+    table: str | None = field(
+        default=None, metadata={"help": "csv, tsv, jsonl or parquet file, folder of such, or id of a Hub dataset."}
+    )
+    corpora: str | None = field(
+        default=None,
+        metadata={"help": 'Corpora and weights, "meld:1.0,goemotions:0.5": an epoch draws weight * rows of each.'},
+    )
+    classes: str = field(
+        default="seven", metadata={"help": "seven: the classes all corpora share; own: the corpus's own."}
+    )
+    data: str | None = field(default=None, metadata={"help": "Folder of the corpora, or of a table's relative paths."})
+    column_map: str | None = field(
+        default=None, metadata={"help": 'Our column to the table\'s: "text=Utterance,label=Emotion" or JSON.'}
+    )
+    composites: int = field(
+        default=0, metadata={"help": "Synthetic three-modality examples an epoch, joined over the corpora by class."}
+    )
+    streaming: bool = field(default=False, metadata={"help": "Read a table row by row; needs --max_steps."})
+    max_length: int | None = field(default=None, metadata={"help": "Longest text in tokens."})
+    augment: bool = field(default=True, metadata={"help": "Vary sound and pictures while training."})
+    check_media: bool = field(
+        default=True, metadata={"help": "Look before training which validation and test rows hold no face."}
+    )
+    max_broken_share: float = field(
+        default=0.01, metadata={"help": "Share of unreadable rows of a training split from which on the run stops."}
+    )
+    length_buckets: bool = field(default=True, metadata={"help": "Batches of rows of like length."})
+
+
+@dataclass
+class FinetuneTrainingArguments(TrainingArguments):
+    """The Trainer's arguments with defaults that suit fine-tuning, and a few more."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Folder of checkpoints, model and results."})
+    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay, but of biases and norms."})
+    num_train_epochs: float = field(default=5.0, metadata={"help": "Passes over the data."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Samples a process and step."})
+    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Samples a process in evaluation."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Course of the learning rate."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps, epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep what validation liked best."})
+    metric_for_best_model: str | None = field(
+        default="auto", metadata={"help": "auto (macro_f1, for regression ccc), uar, weighted_f1, accuracy, loss, ..."}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs the columns."})
+    report_to: str | None = field(default="none", metadata={"help": "Loggers of the Trainer."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Every process runs every tower, so nothing is unused."}
+    )
+    layerwise_lr_decay: float = field(
+        default=1.0, metadata={"help": "Each tower layer learns this factor slower than the one above it."}
+    )
+    early_stopping_patience: int = field(
+        default=0, metadata={"help": "Stop after so many evaluations without a better one; 0 never stops."}
+    )
+    restart: bool = field(default=False, metadata={"help": "Begin anew even if output_dir holds checkpoints."})
+
+
+CLASSES = (ModelArguments, DataArguments, FinetuneTrainingArguments)
+
+
+def parse_arguments(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments, FinetuneTrainingArguments]:
+    """
+    Arguments of the command line `argv` over those of `--config`'s YAML over the defaults.
+
+    Raises:
+        ValueError: a YAML key that is no argument, or arguments that contradict each other.
+    """
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--config", help="YAML file whose keys are argument names.")
+    known, rest = first.parse_known_args(argv)
+    usage = "finetune.py --table my.csv --output_dir runs/mine [--config some.yaml] [options; --help lists them]"
+    parser = HfArgumentParser(CLASSES, usage=usage, parents=[first])
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    parser.set_defaults(bf16=has_bf16)
+    if known.config:
+        parser.set_defaults(**read_yaml(known.config))
+    model, data, training = parser.parse_args_into_dataclasses(
+        rest, return_remaining_strings=False, look_for_args_file=False
+    )[:3]
+    check(model, data, training)
+    return model, data, training
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"config: cannot read {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"config: {path} holds a {type(values).__name__}, expected a mapping of argument names.")
+    accepted = {item.name for cls in CLASSES for item in fields(cls) if item.init}
+    unknown = sorted(set(values) - accepted)
+    if unknown:
+        raise ValueError(f"config: got {unknown} in {path}, which are no arguments; see --help.")
+    # Lists and mappings are written out, so that they take the same way as on the command line.
+    texts = {"labels", "class_weights", "corpora", "freeze_towers"}
+    for name, value in values.items():
+        if name in texts and isinstance(value, list):
+            values[name] = ",".join(map(str, value))
+        elif name == "corpora" and isinstance(value, dict):
+            values[name] = ",".join(f"{corpus}:{weight}" for corpus, weight in value.items())
+        elif isinstance(value, dict):
+            values[name] = json.dumps(value)
+    return values
+
+
+def check(model: ModelArguments, data: DataArguments, training: FinetuneTrainingArguments) -> None:
+    if bool(data.table) == bool(data.corpora):
+        raise ValueError("data: give one of --table and --corpora, got " + ("both." if data.table else "neither."))
+    if not training.output_dir:
+        raise ValueError("output_dir: got none, expected a folder for the model and its results.")
+    if data.streaming and training.max_steps <= 0:
+        raise ValueError("streaming: a stream has no length; say with --max_steps how many steps to train.")
+    if data.streaming and (data.corpora or data.composites):
+        raise ValueError("streaming: takes one --table, without corpora and composites.")
+    if data.streaming and model.class_weights == "balanced":
+        raise ValueError("class_weights: balanced ones need the counts of all rows, which a stream does not have.")
+    if data.classes not in ("seven", "own"):
+        raise ValueError(f"classes: got {data.classes!r}, expected seven or own.")
+    if data.composites < 0:
+        raise ValueError(f"composites: got {data.composites}, expected 0 or more.")
+    if not 0 < training.layerwise_lr_decay <= 1:
+        raise ValueError(f"layerwise_lr_decay: got {training.layerwise_lr_decay}, expected above 0 and at most 1.")
+    if model.lora and model.lora_r < 1:
+        raise ValueError(f"lora_r: got {model.lora_r}, expected 1 or more.")
+    if model.lora and training.layerwise_lr_decay != 1:
+        raise ValueError("layerwise_lr_decay: has no meaning with --lora; leave it at 1.")
+    if training.deepspeed:
+        raise ValueError("deepspeed: not supported; use FSDP2 (training/configs/fsdp2.yaml).")

@@ -1,0 +1,117 @@
+"""The output folder of `finetune.py`: which checkpoint to go on from, and saving nothing half."""
+
+import json
+import re
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from triemo.training.finetune_arguments import DataArguments, FinetuneTrainingArguments, ModelArguments
+from triemo.training.finetune_start import Start
+
+__all__ = ["find_checkpoint", "last_whole_checkpoint", "place_base", "run_arguments", "save", "write_json"]
+
+# What may differ when a run goes on: how long, how often, how loud.
+_MAY_CHANGE = re.compile(r"epochs|max_steps|check_media")
+
+
+def write_json(file: Path, values: Any) -> None:
+    """Under another name first, so that no half of it is ever read."""
+    part = file.with_name(file.name + ".part")
+    part.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
+    part.replace(file)
+
+
+def run_arguments(
+    model_args: ModelArguments, data_args: DataArguments, args: FinetuneTrainingArguments
+) -> dict[str, Any]:
+    """What makes a run this run."""
+    names = ("seed", "learning_rate", "weight_decay", "per_device_train_batch_size", "gradient_accumulation_steps")
+    names += ("num_train_epochs", "max_steps", "warmup_steps", "layerwise_lr_decay", "bf16", "world_size")
+    return asdict(model_args) | asdict(data_args) | {name: getattr(args, name) for name in names}
+
+
+def last_whole_checkpoint(folder: Path) -> str | None:
+    """The latest `checkpoint-N` that was written to its end: the Trainer's state comes last."""
+    found = []
+    for path in folder.glob("checkpoint-*"):
+        number = path.name.rpartition("-")[2]
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if number.isdigit():
+            found.append((int(number), str(path)))
+    return max(found)[1] if found else None
+
+
+def find_checkpoint(
+    model_args: ModelArguments, data_args: DataArguments, args: FinetuneTrainingArguments
+) -> str | None:
+    """
+    The checkpoint to go on from: the one named, else the last whole one of the output folder, unless --restart.
+
+    Raises:
+        ValueError: naming the arguments that differ from those the run in this folder was begun with.
+    """
+    folder = Path(str(args.output_dir))
+    file, arguments = folder / "run.json", run_arguments(model_args, data_args, args)
+    with args.main_process_first(desc="output folder"):
+        if args.process_index == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.glob("checkpoint-*") if args.restart else ():
+                shutil.rmtree(path)
+        checkpoint = args.resume_from_checkpoint or last_whole_checkpoint(folder)
+        if checkpoint and not args.resume_from_checkpoint:
+            check_same_run(file, arguments)
+        if args.process_index == 0:
+            write_json(file, arguments)
+    return checkpoint
+
+
+def check_same_run(file: Path, arguments: dict[str, Any]) -> None:
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    other = [
+        f"{name} ({before[name]!r} then, {value!r} now)"
+        for name, value in arguments.items()
+        if name in before and before[name] != value and not _MAY_CHANGE.search(name)
+    ]
+    if other:
+        raise ValueError(
+            f"output_dir: {file.parent} holds checkpoints of another run: {', '.join(other)}. Give another folder, or "
+            "--restart to begin anew."
+        )
+
+
+def place_base(start: Start, args: FinetuneTrainingArguments) -> None:
+    """Where an adapter will find what it was trained on: the start itself, or a copy in the output folder."""
+    name = Path(start.name) if start.name else Path(str(args.output_dir)) / "base"
+    if start.name is None:
+        with args.main_process_first(desc="base of the adapter"):
+            if args.process_index == 0:
+                start.model.save_pretrained(name)
+    start.model.name_or_path = str(name.resolve()) if name.is_dir() else str(name)
+
+
+def save(trainer: Any, processor: Any, folder: Path, merge: bool = False) -> None:
+    """
+    Model and processor to a folder of another name first, then file by file to their place. Of a model with adapters
+    these alone are saved, with its config; with `merge` one whole model.
+    """
+    part = folder / ".unfinished"
+    is_main = trainer.is_world_process_zero()
+    if merge:
+        if is_main:
+            trainer.model.merge_and_unload().save_pretrained(part)
+    else:
+        trainer.save_model(str(part))
+        if is_main and hasattr(trainer.model, "peft_config"):
+            trainer.model.config.save_pretrained(part)
+    trainer.accelerator.wait_for_everyone()
+    if is_main:
+        processor.save_pretrained(part)
+        (part / "training_args.bin").unlink(missing_ok=True)  # a pickle, and run.json says what is in it
+        for path in part.iterdir():
+            path.replace(folder / path.name)
+        part.rmdir()
