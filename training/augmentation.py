@@ -85,6 +85,7 @@ def augment_log_mel(
     max_tilt: float = 0.15,
     time_masks: int = 2,
     frequency_masks: int = 2,
+    noise_probability: float = 0.5,
 ) -> torch.Tensor:
     """SpecAugment (Park et al., 2019) with gain, spectral tilt and noise on Whisper-scaled log-mel (B, T, M).
 
@@ -101,7 +102,7 @@ def augment_log_mel(
     level = features.amax((1, 2), keepdim=True) - 0.35 - 0.65 * torch.rand(batch, 1, 1)
     noise = level + 0.05 * torch.randn(batch, frames, bins)
     noisy = torch.log10(10 ** (4 * features) + 10 ** (4 * noise)) / 4
-    features = torch.where(torch.rand(batch, 1, 1) < 0.5, noisy, features) + gain + tilt
+    features = torch.where(torch.rand(batch, 1, 1) < noise_probability, noisy, features) + gain + tilt
     mean = (features * valid).sum((1, 2), keepdim=True) / (lengths.unsqueeze(-1) * bins)
     masked = torch.zeros(batch, frames, bins, dtype=torch.bool)
     frame, bin_ = torch.arange(frames).float(), torch.arange(bins).float()

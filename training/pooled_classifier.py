@@ -21,13 +21,21 @@ class PooledClassifier(nn.Module):
         num_labels: number of classes C.
         dropout: dropout on the pooled state.
         label_smoothing: of the cross-entropy, while training.
+        standardise: bring every dimension of the pooled state to unit variance first. Whisper's states differ in
+            scale by dimension so much that a plain linear layer hardly learns in a few epochs.
     """
 
     def __init__(
-        self, encoder: nn.Module, num_labels: int, dropout: float = 0.1, label_smoothing: float = 0.0
+        self,
+        encoder: nn.Module,
+        num_labels: int,
+        dropout: float = 0.1,
+        label_smoothing: float = 0.0,
+        standardise: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = encoder
+        self.normalisation = nn.BatchNorm1d(encoder.config.hidden_size) if standardise else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(encoder.config.hidden_size, num_labels)
         self.label_smoothing = label_smoothing
@@ -38,7 +46,8 @@ class PooledClassifier(nn.Module):
         states = self.encoder(**inputs).last_hidden_state
         if hasattr(self.encoder, "output_mask"):
             mask = self.encoder.output_mask(mask)
-        logits = self.classifier(self.dropout(masked_mean(states, mask))).float()
+        pooled = self.normalisation(masked_mean(states, mask).float())
+        logits = self.classifier(self.dropout(pooled)).float()
         if labels is None:
             return {"logits": logits}
         smoothing = self.label_smoothing if self.training else 0.0

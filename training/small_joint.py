@@ -66,8 +66,15 @@ class TriModalCollator:
 
     def voices(self, rows: list[int]) -> dict[str, torch.Tensor]:
         clips = [self.corpora.clips[row] for row in rows]
-        features, mask = pad_frames([warp_log_mel(clip) for clip in clips] if self.augment else clips)
-        features = augment_log_mel(features, mask) if self.augment else features
+        if not self.augment:
+            features, mask = pad_frames(clips)
+            return {"input_features": features, "audio_attention_mask": mask}
+        # The frozen tower hears worse through every change of its input: half of the clips stay as they are.
+        changed = torch.rand(len(clips)) < 0.5
+        clips = [warp_log_mel(clip, 0.1, 0.05) if warp else clip for clip, warp in zip(clips, changed, strict=True)]
+        features, mask = pad_frames(clips)
+        masked = augment_log_mel(features, mask, time_masks=1, frequency_masks=1, noise_probability=0.3)
+        features = torch.where(changed[:, None, None], masked, features)
         return {"input_features": features, "audio_attention_mask": mask}
 
     def faces(self, rows: list[int]) -> dict[str, torch.Tensor]:

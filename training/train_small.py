@@ -2,7 +2,7 @@
 
     python training/train_small.py --stage all --data ../shared/data --weights ../shared/weights --output runs/small
 
-Stages: `vision` (face ResNet on FER2013), `text` (MiniLM on GoEmotions), `audio` (Whisper encoder on RAVDESS),
+Stages: `vision` (face ResNet on FER2013), `text` (MiniLM on GoEmotions), `audio` (Whisper encoder fitted to RAVDESS),
 `joint` (joint encoder, fusion and heads on all three and on composites), `evaluate` (figures, calibration, release).
 """
 
@@ -34,8 +34,7 @@ class SmallArguments:
     audio_encoder: str = field(default="openai/whisper-tiny.en", metadata={"help": "Hub id or folder"})
     vision_epochs: int = field(default=48, metadata={"help": "passes over FER2013"})
     text_epochs: int = field(default=2, metadata={"help": "passes over GoEmotions"})
-    audio_epochs: int = field(default=20, metadata={"help": "passes over RAVDESS"})
-    joint_steps: int = field(default=1200, metadata={"help": "optimiser steps of the joint stage"})
+    joint_steps: int = field(default=600, metadata={"help": "optimiser steps of the joint stage"})
     seed: int = field(default=0, metadata={"help": "seed of every stage"})
     threads: int = field(default=2, metadata={"help": "torch threads"})
     cpu: bool = field(default=True, metadata={"help": "train on the CPU; --no_cpu takes the accelerator"})

@@ -62,7 +62,7 @@ def test_noise_never_lowers_a_cell_of_log_mel():
 
 def test_warp_without_limits_keeps_a_short_clip():
     clip = torch.randn(150, 80)
-    assert torch.allclose(warp_log_mel(clip, max_tempo=0, max_stretch=0), clip, atol=1e-5)
+    assert torch.allclose(warp_log_mel(clip, max_tempo=0, max_stretch=0), clip, atol=1e-3)
 
 
 def test_warp_changes_the_length_within_limits():
