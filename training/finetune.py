@@ -116,8 +116,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     # A user who goes on from this model starts from a plain loss.
     config.modality_dropout, config.label_smoothing, config.class_weights = 0.0, 0.0, None
     if validation is not None and config.problem_type.startswith("single") and not start.soft_labels:
-        if not model_args.lora or model_args.lora_merge:  # an adapter is read with the config of its base
-            config.calibration_temperature = results["calibration_temperature"] = temperature(trainer, validation)
+        config.calibration_temperature = results["calibration_temperature"] = temperature(trainer, validation)
     results |= {
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "arguments": run_arguments(model_args, data_args, args),

@@ -4,6 +4,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -75,7 +76,9 @@ def load_splits(
     """
     if table is not None:
         loaded = load_table(table, split, parse_column_map(column_map), streaming, root)
-        splits: dict[str, dict[str, tuple[Any, float]]] = {name: {table: (data, 1.0)} for name, data in loaded.items()}
+        splits: dict[str, dict[str, tuple[Any, float]]] = {
+            name: {Path(table).stem: (data, 1.0)} for name, data in loaded.items()
+        }
     else:
         splits = {}
         for name, weight in parse_corpora(corpora or "").items():

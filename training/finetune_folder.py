@@ -12,7 +12,8 @@ from triemo.training.finetune_start import Start
 
 __all__ = ["find_checkpoint", "last_whole_checkpoint", "place_base", "run_arguments", "save", "write_json"]
 
-# What may differ when a run goes on: how long, how often, how loud.
+_BASE = ".base"
+# What may differ when a run goes on.
 _MAY_CHANGE = re.compile(r"epochs|max_steps|check_media")
 
 
@@ -85,19 +86,22 @@ def check_same_run(file: Path, arguments: dict[str, Any]) -> None:
 
 
 def place_base(start: Start, args: FinetuneTrainingArguments) -> None:
-    """Where an adapter will find what it was trained on: the start itself, or a copy in the output folder."""
-    name = Path(start.name) if start.name else Path(str(args.output_dir)) / "base"
-    if start.name is None:
-        with args.main_process_first(desc="base of the adapter"):
-            if args.process_index == 0:
-                start.model.save_pretrained(name)
+    """
+    Keep what an adapter is trained on for the output folder, which is to work wherever it is moved; the adapter's own
+    config names the start, or that folder where the start is a model that lies nowhere else.
+    """
+    folder = Path(str(args.output_dir))
+    with args.main_process_first(desc="base of the adapter"):
+        if args.process_index == 0:
+            start.model.save_pretrained(folder / _BASE)
+    name = Path(start.name) if start.name else folder
     start.model.name_or_path = str(name.resolve()) if name.is_dir() else str(name)
 
 
 def save(trainer: Any, processor: Any, folder: Path, merge: bool = False) -> None:
     """
-    Model and processor to a folder of another name first, then file by file to their place. Of a model with adapters
-    these alone are saved, with its config; with `merge` one whole model.
+    Model and processor to a folder of another name first, then file by file to their place: the whole model; with
+    adapters these beside the weights they were trained on, or with `merge` one whole model.
     """
     part = folder / ".unfinished"
     is_main = trainer.is_world_process_zero()
@@ -106,12 +110,17 @@ def save(trainer: Any, processor: Any, folder: Path, merge: bool = False) -> Non
             trainer.model.merge_and_unload().save_pretrained(part)
     else:
         trainer.save_model(str(part))
-        if is_main and hasattr(trainer.model, "peft_config"):
-            trainer.model.config.save_pretrained(part)
     trainer.accelerator.wait_for_everyone()
-    if is_main:
-        processor.save_pretrained(part)
-        (part / "training_args.bin").unlink(missing_ok=True)  # a pickle, and run.json says what is in it
-        for path in part.iterdir():
-            path.replace(folder / path.name)
-        part.rmdir()
+    if not is_main:
+        return
+    base = folder / _BASE
+    if base.is_dir():
+        for path in () if merge else base.iterdir():
+            path.replace(part / path.name)
+        trainer.model.config.save_pretrained(part)
+        shutil.rmtree(base)
+    processor.save_pretrained(part)
+    (part / "training_args.bin").unlink(missing_ok=True)  # a pickle, and run.json says what is in it
+    for path in part.iterdir():
+        path.replace(folder / path.name)
+    part.rmdir()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
+from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor, AutoTokenizer, ImageProcessingMixin
 
 from triemo.modeling import MODALITIES, TriemoConfig, TriemoForEmotionClassification
@@ -69,13 +70,23 @@ def load_model(name: str) -> tuple[TriemoForEmotionClassification, TriemoProcess
         processor = TriemoProcessor.from_pretrained(name)
         if not (Path(name) / "adapter_config.json").is_file():
             return TriemoForEmotionClassification.from_pretrained(name, dtype=torch.float32), processor
-        base_name = PeftConfig.from_pretrained(name).base_model_name_or_path
-        base = TriemoForEmotionClassification.from_pretrained(base_name, dtype=torch.float32)
+        base = adapted_weights(Path(name))
         model = PeftModel.from_pretrained(base, name).merge_and_unload()
-        model.config.calibration_temperature = TriemoConfig.from_pretrained(name).calibration_temperature
         return model, processor
     except OSError as error:
         raise ValueError(f"model: cannot load {name}: {error}") from error
+
+
+def adapted_weights(folder: Path) -> TriemoForEmotionClassification:
+    """The model that the adapter in a folder was trained on: the weights beside it, else what its config names."""
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        name = PeftConfig.from_pretrained(folder).base_model_name_or_path
+        return TriemoForEmotionClassification.from_pretrained(name, dtype=torch.float32)
+    # By the folder's name the adapter would be loaded as well.
+    config = TriemoConfig.from_pretrained(folder)
+    options: dict[str, Any] = {"config": config, "state_dict": load_file(weights), "dtype": torch.float32}
+    return TriemoForEmotionClassification.from_pretrained(None, **options)
 
 
 def compose_model(
@@ -172,6 +183,6 @@ def fit_head(
         model._init_weights(module)
     model.classifier = head.to(next(model.parameters()).dtype)
     outside = sorted(set(names) - set(own))
-    reason = f"its {before} of {', '.join(own)} has no {', '.join(outside)}" if outside else f"it was {before}"
+    reason = f"before it was {before} of {', '.join(own)}"
     logger.warning(f"The head is made anew for {', '.join(labels)} ({problem_type}): {reason}.")
     return True

@@ -44,6 +44,7 @@ class EmotionTrainer(Trainer):
         super().__init__(**kwargs)
         self.evaluation_collator, self.sampler = evaluation_collator, sampler
         self.still, self.layerwise_lr_decay = list(still), layerwise_lr_decay
+        vars(self.model.config).pop("use_cache", None)  # set by the Trainer; no field of ours, so never saved
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         # The Trainer's own samplers take their order from the global random state, which a resumed run lacks.

@@ -1,0 +1,217 @@
+"""Score a model on each of the seven subsets of text, audio and vision that the data has.
+
+    python training/evaluate_model.py --model runs/calls --table calls.csv --split test --output runs/calls/eval
+    torchrun --nproc_per_node 2 training/evaluate_model.py --model checkpoints/triemo-small --corpora ravdess,fer2013
+    python training/evaluate_model.py --model runs/calls --table calls.csv --calibrate
+
+A subset is scored on the rows that have all of it, `present` on every row with whatever it has. Unreadable media are
+an error: a figure over the rest would be another figure.
+"""
+
+import json
+import logging
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from transformers import HfArgumentParser
+
+from triemo.training.collation import EmotionCollator
+from triemo.training.emotion_metric import EmotionMetric
+from triemo.training.emotion_metrics import fit_temperature
+from triemo.training.evaluation_plot import check_matplotlib, plot_scores
+from triemo.training.evaluation_subsets import PRESENT, predict_subsets
+from triemo.training.finetune_arguments import DEFAULT_MODEL
+from triemo.training.finetune_data import check_labels, load_splits
+from triemo.training.finetune_folder import write_json
+from triemo.training.finetune_start import load_model
+
+__all__ = ["EvaluationArguments", "evaluate_rows", "main"]
+
+logger = logging.getLogger("triemo.training.evaluate_model")
+
+COLUMNS = ("samples", "accuracy", "uar", "macro_f1", "weighted_f1", "expected_calibration_error")
+SHORT = {"expected_calibration_error": "ece"}
+
+
+@dataclass
+class EvaluationArguments:
+    """What is scored, on what, and where it goes."""
+
+    model: str = field(
+        default=DEFAULT_MODEL, metadata={"help": "Folder or Hub id of a model, or folder of an adapter."}
+    )
+    table: str | None = field(
+        default=None, metadata={"help": "csv, tsv, jsonl or parquet file, folder, Hub data set."}
+    )
+    corpora: str | None = field(default=None, metadata={"help": "Names of corpora, comma-separated."})
+    classes: str = field(
+        default="seven", metadata={"help": "seven: the classes all corpora share; own: the corpus's."}
+    )
+    data: str | None = field(default=None, metadata={"help": "Folder of the corpora or of a table's media."})
+    column_map: str | None = field(default=None, metadata={"help": 'As "text=Utterance,label=Emotion" or JSON.'})
+    split: str = field(default="test", metadata={"help": "Split to score."})
+    output: str | None = field(default=None, metadata={"help": "Folder for evaluation.json and the pictures."})
+    group: str = field(
+        default="gender", metadata={"help": "Column by which scores are also given, where there is one."}
+    )
+    batch_size: int = field(default=16, metadata={"help": "Rows a forward pass."})
+    max_length: int | None = field(default=None, metadata={"help": "Longest text in tokens."})
+    calibrate: bool = field(
+        default=False, metadata={"help": "Fit the temperature on the validation split and store it in config.json."}
+    )
+    plot: bool = field(default=True, metadata={"help": "Draw the pictures."})
+    use_cpu: bool = field(default=False, metadata={"help": "Leave a GPU alone."})
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Returns what `evaluation.json` holds."""
+    (args,) = HfArgumentParser(EvaluationArguments).parse_args_into_dataclasses(argv, look_for_args_file=False)
+    if bool(args.table) == bool(args.corpora):
+        raise ValueError("data: give one of --table and --corpora, got " + ("both." if args.table else "neither."))
+    if args.plot and args.output:
+        check_matplotlib()
+    state = PartialState(cpu=args.use_cpu)
+    logging.basicConfig(format="%(message)s", level=logging.INFO if state.is_main_process else logging.ERROR)
+    model, processor = load_model(args.model)
+    model = model.to(state.device).eval()
+    config = model.config
+    problem = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+    collator = EmotionCollator(
+        processor,
+        config.label2id,
+        problem,
+        modalities=config.modalities,
+        max_length=args.max_length,
+        soft_labels=problem == "single_label_classification",
+    )
+
+    result: dict[str, Any] = {"model": args.model, "split": args.split, "labels": list(config.label2id)}
+    if args.calibrate:
+        result["calibration"] = calibrate(model, collator, args, state)
+    result["temperature"] = config.calibration_temperature
+    parts = load_parts(args, args.split)
+    result["parts"] = {
+        name: evaluate_rows(model, collator, data, state, args.batch_size, args.group) for name, data in parts.items()
+    }
+    result["command"] = " ".join(["training/evaluate_model.py", *(sys.argv[1:] if argv is None else argv)])
+    if state.is_main_process:
+        for name, scores in result["parts"].items():
+            logger.info(table_of(name, scores))
+        if args.output:
+            folder = Path(args.output)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "evaluation.json", result)
+            if args.plot and problem == "single_label_classification":
+                for name, scores in result["parts"].items():
+                    plot_scores(scores["subsets"], result["labels"], name, folder / f"{name}.png")
+    state.wait_for_everyone()
+    return result
+
+
+def load_parts(args: EvaluationArguments, split: str) -> dict[str, Any]:
+    splits = load_splits(args.table, args.corpora, args.data, args.column_map, args.classes, split=split)
+    if not splits.get(split):
+        raise ValueError(f"split: got {split!r}, but {args.table or args.corpora} has no such rows.")
+    return {name: data for name, (data, _) in splits[split].items()}
+
+
+def targets_of(collator: EmotionCollator, rows: Any) -> np.ndarray:
+    """
+    Targets of all rows; for one class a row, its id, and -1 where a row names several: no single answer is right.
+
+    Raises:
+        ValueError: naming the row of an unknown or missing label.
+    """
+    check_labels(rows, collator.encode_label)
+    targets = np.stack([collator.encode_label({"label": label}) for label in rows["label"]])  # type: ignore[misc]
+    if collator.problem_type != "single_label_classification":
+        return targets
+    return np.where(targets.max(-1) > 0.999, targets.argmax(-1), -1)
+
+
+def evaluate_rows(
+    model: Any, collator: EmotionCollator, rows: Any, state: PartialState, batch_size: int = 16, group: str = "gender"
+) -> dict[str, Any]:
+    """
+    Scores by subset: `{"samples", "left_out", "several_labels", "subsets": {"text": {...}, ..., "present": {...}}}`.
+
+    Raises:
+        ValueError: naming the row of an unknown label or of media that cannot be read; no row left to score.
+    """
+    targets = targets_of(collator, rows)
+    is_single = collator.problem_type == "single_label_classification"
+    logits, empty = predict_subsets(model, collator, rows, state, batch_size)
+    groups = ["" if name is None else str(name) for name in rows[group]] if group in rows.column_names else None
+    subsets = {}
+    for name, by_row in logits.items():
+        scored = [index for index in by_row if not is_single or targets[index] >= 0]
+        if not scored:
+            continue
+        metric = EmotionMetric(collator.problem_type, keep_in_memory=True)
+        metric.add_batch(
+            predictions=[by_row[index] for index in scored],
+            references=targets[scored],
+            groups=[groups[index] if groups else "" for index in scored],
+        )
+        temperature = {"temperature": float(model.config.calibration_temperature)} if is_single else {}
+        subsets[name] = rounded(metric.compute(labels=list(model.config.label2id), **temperature))
+    if not subsets:
+        raise ValueError("rows: got none that can be scored, expected some.")
+    several = int((targets < 0).sum()) if is_single else 0
+    return {"samples": len(rows), "left_out": len(empty), "several_labels": several, "subsets": subsets}
+
+
+def calibrate(
+    model: Any, collator: EmotionCollator, args: EvaluationArguments, state: PartialState
+) -> dict[str, float]:
+    """Fit the temperature on the validation rows, every corpus counting alike, and store it beside the weights."""
+    if collator.problem_type != "single_label_classification":
+        raise ValueError(f"calibrate: fits one class a row, got a model for {collator.problem_type}.")
+    file = Path(args.model) / "config.json"
+    if not file.is_file():
+        raise ValueError(f"calibrate: got the model {args.model}, expected a folder with config.json to store it in.")
+    logits, labels, weights = [], [], []
+    for rows in load_parts(args, "validation").values():
+        targets = targets_of(collator, rows)
+        by_row = predict_subsets(model, collator, rows, state, args.batch_size, only_present=True)[0][PRESENT]
+        scored = [index for index in by_row if targets[index] >= 0]
+        logits += [by_row[index] for index in scored]
+        labels += targets[scored].tolist()
+        weights += [1 / len(scored)] * len(scored)
+    before = float(model.config.calibration_temperature)
+    after = round(float(np.clip(fit_temperature(np.array(logits), np.array(labels), np.array(weights)), 0.05, 20)), 6)
+    model.config.calibration_temperature = after
+    if state.is_main_process:
+        write_json(file, json.loads(file.read_text(encoding="utf-8")) | {"calibration_temperature": after})
+    return {"before": before, "after": after, "samples": len(labels)}
+
+
+def rounded(values: Any) -> Any:
+    """Six decimals: beyond them the same run on other hardware differs."""
+    if isinstance(values, dict):
+        return {name: rounded(value) for name, value in values.items()}
+    return round(values, 6) if isinstance(values, float) else values
+
+
+def table_of(name: str, scores: dict[str, Any]) -> str:
+    shown = [column for column in COLUMNS if any(column in row for row in scores["subsets"].values())]
+    shown = shown if len(shown) > 1 else ["samples", "mae", "rmse", "pearson", "ccc"]
+    lines = [
+        f"{name}: {scores['samples']} rows, {scores['left_out']} left out",
+        " " * 18 + "".join(f"{SHORT.get(c, c):>13}" for c in shown),
+    ]
+    for subset, row in scores["subsets"].items():
+        cells = "".join(f"{row.get(column, float('nan')):13.4g}" for column in shown)
+        lines.append(f"{subset:18}{cells}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"evaluate_model.py: {error}")
