@@ -18,6 +18,7 @@ from datasets import Dataset, DatasetDict
 
 __all__ = [
     "SPLIT_NAMES",
+    "as_dataset_dict",
     "check_no_leakage",
     "find_duplicates",
     "load_split",
