@@ -111,9 +111,7 @@ def _class_scores(logits: np.ndarray, targets: np.ndarray, names: list[str], tem
     }
 
 
-def _multi_label_scores(
-    logits: np.ndarray, targets: np.ndarray, names: list[str], threshold: float
-) -> dict[str, Any]:
+def _multi_label_scores(logits: np.ndarray, targets: np.ndarray, names: list[str], threshold: float) -> dict[str, Any]:
     # sigmoid(x) >= t, without an overflow far from zero
     chosen = logits >= np.log(threshold / (1 - threshold))
     wanted = targets >= 0.5
