@@ -56,11 +56,13 @@ def save_half(model: TriemoForEmotionClassification, folder: str | Path) -> None
     config_file = part / "config.json"
     config = json.loads(config_file.read_text())
     for section in (config, *(value for value in config.values() if isinstance(value, dict))):
+        section.pop("_name_or_path", None)  # a folder of this machine
         if "dtype" in section:
             section["dtype"] = "float32"
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     folder.mkdir(parents=True, exist_ok=True)
     for path in part.iterdir():
+        path.chmod(0o644)  # safetensors writes for the owner alone
         path.replace(folder / path.name)
     part.rmdir()
 
@@ -74,10 +76,12 @@ def save_processor(folder: str | Path, tokenizer_folder: str | Path, weights: st
     if processor_class is None:
         return False
     detector = next((Path(weights) / "mtcnn").glob("*.safetensors"), None) if weights else None
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, model_max_length=512)
+    tokenizer.backend_tokenizer.no_truncation()  # training's limit is not the user's
     processor = processor_class(
         image_processor=triemo.processing.TriemoImageProcessor(face_detector_weights=detector),
         feature_extractor=triemo.processing.TriemoFeatureExtractor(),
-        tokenizer=AutoTokenizer.from_pretrained(tokenizer_folder, model_max_length=512),
+        tokenizer=tokenizer,
     )
     processor.save_pretrained(folder)
     return True
