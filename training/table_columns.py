@@ -47,6 +47,8 @@ def _encoded(value: Any, folder: Path, where: str) -> dict | None:
     """`{"bytes", "path"}` with the path below `folder`; URLs and absolute paths stay."""
     if value is None or value == "":
         return None
+    content: bytes | None
+    path: Any
     if isinstance(value, (bytes, bytearray)):
         return {"bytes": bytes(value), "path": None}
     if isinstance(value, Mapping):
