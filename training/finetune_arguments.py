@@ -103,7 +103,7 @@ class DataArguments:
 class FinetuneTrainingArguments(TrainingArguments):
     """The Trainer's arguments with defaults that suit fine-tuning, and a few more."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "Folder of checkpoints, model and results."})
+    output_dir: str = field(default="", metadata={"help": "Folder of checkpoints, model and results."})
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay, but of biases and norms."})
     num_train_epochs: float = field(default=5.0, metadata={"help": "Passes over the data."})

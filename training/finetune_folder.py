@@ -56,7 +56,7 @@ def find_checkpoint(
     Raises:
         ValueError: naming the arguments that differ from those the run in this folder was begun with.
     """
-    folder = Path(str(args.output_dir))
+    folder = Path(args.output_dir)
     file, arguments = folder / "run.json", run_arguments(model_args, data_args, args)
     with args.main_process_first(desc="output folder"):
         if args.process_index == 0:
@@ -90,7 +90,7 @@ def place_base(start: Start, args: FinetuneTrainingArguments) -> None:
     Keep what an adapter is trained on for the output folder, which is to work wherever it is moved; the adapter's own
     config names the start, or that folder where the start is a model that lies nowhere else.
     """
-    folder = Path(str(args.output_dir))
+    folder = Path(args.output_dir)
     with args.main_process_first(desc="base of the adapter"):
         if args.process_index == 0:
             start.model.save_pretrained(folder / _BASE)

@@ -1,0 +1,198 @@
+"""Scores against hand-computed ones, and an evaluation that is the same on one and on two processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_checkpoint import LABELS, save_tiny_checkpoint, tiny_processor
+from tiny_data import write_table
+
+from triemo.modeling import TriemoForEmotionClassification
+from triemo.training import evaluation_plot
+from triemo.training.emotion_metric import EmotionMetric, scores_for_trainer
+from triemo.training.evaluate_model import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Truth and prediction of eight samples of three classes; the confusion matrix follows by hand.
+TRUTH = [0, 0, 0, 0, 1, 1, 2, 2]
+PREDICTED = [0, 0, 1, 2, 1, 1, 1, 2]
+GROUPS = ["f", "f", "m", "m", "f", "m", "f", ""]
+
+
+def logits_of(predicted, margin=2.0):
+    return (np.eye(3)[predicted] * margin).tolist()
+
+
+@pytest.fixture(scope="module")
+def scores():
+    metric = EmotionMetric(keep_in_memory=True)
+    for rows in (slice(0, 5), slice(5, 8)):
+        metric.add_batch(predictions=logits_of(PREDICTED)[rows], references=TRUTH[rows], groups=GROUPS[rows])
+    return metric.compute(labels=["a", "b", "c"])
+
+
+def test_metric_against_a_confusion_matrix_by_hand(scores):
+    assert scores["confusion_matrix"] == [[2, 1, 1], [0, 2, 0], [0, 1, 1]]
+    assert scores["samples"] == 8 and scores["accuracy"] == 5 / 8
+    assert scores["uar"] == pytest.approx((2 / 4 + 2 / 2 + 1 / 2) / 3)
+    f1 = {"a": 2 * 2 / (4 + 2), "b": 2 * 2 / (2 + 4), "c": 2 * 1 / (2 + 2)}  # 2 hits / (truth + predicted)
+    assert {name: scores["per_class"][name]["f1"] for name in f1} == pytest.approx(f1)
+    assert scores["macro_f1"] == pytest.approx(sum(f1.values()) / 3)
+    assert scores["weighted_f1"] == pytest.approx((4 * f1["a"] + 2 * f1["b"] + 2 * f1["c"]) / 8)
+    assert scores["per_class"]["a"] == pytest.approx({"precision": 1.0, "recall": 0.5, "f1": f1["a"], "support": 4})
+
+
+def test_calibration_error_and_its_temperature(scores):
+    confidence = np.exp(2) / (np.exp(2) + 2)  # of every sample
+    assert scores["expected_calibration_error"] == pytest.approx(abs(confidence - 5 / 8))
+    warm = EmotionMetric(keep_in_memory=True).compute(
+        predictions=logits_of(PREDICTED), references=TRUTH, groups=GROUPS, labels=["a", "b", "c"], temperature=4.0
+    )
+    assert warm["expected_calibration_error"] == pytest.approx(abs(np.exp(0.5) / (np.exp(0.5) + 2) - 5 / 8))
+
+
+def test_subgroups_leave_out_samples_without_one(scores):
+    assert {name: (group["samples"], group["accuracy"]) for name, group in scores["groups"].items()} == {
+        "f": (4, 3 / 4),
+        "m": (3, 1 / 3),
+    }
+
+
+def test_multi_label_and_regression():
+    several = EmotionMetric("multi_label_classification", keep_in_memory=True).compute(
+        predictions=[[1.0, -1.0], [2.0, 3.0]], references=[[1, 0], [0, 1]], groups=["", ""], labels=["a", "b"]
+    )
+    assert several["accuracy"] == 0.5
+    assert several["macro_f1"] == pytest.approx((2 / 3 + 1) / 2) and several["micro_f1"] == pytest.approx(4 / 5)
+    values = scores_for_trainer(np.array([[2.0], [3.0], [4.0]]), np.array([1.0, 2.0, 3.0]), "regression", ["valence"])
+    # variance 2/3 each, shift 1
+    assert values["ccc"] == pytest.approx((4 / 3) / (4 / 3 + 1)) and values["pearson"] == pytest.approx(1)
+    assert values["mae"] == values["rmse"] == pytest.approx(1)
+
+
+def test_soft_targets_are_scored_where_they_name_one_class():
+    soft = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
+    scores = scores_for_trainer(np.array([[2.0, 0], [2.0, 0], [2.0, 0]]), soft, "single_label_classification", "ab")
+    assert scores["samples"] == 2 and scores["accuracy"] == 0.5
+
+
+# Whole evaluations -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """As in the two processes: sums in another order would differ in the last digits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate")
+    save_tiny_checkpoint(folder / "tiny")
+    write_table(folder / "data", train=1, validation=4, test=7, _6_audio="", _8_text="", _8_image="")
+    return folder
+
+
+def arguments(place: Path, output: str | None = None, **changes) -> list[str]:
+    values = {"model": place / "tiny", "table": place / "data" / "table.csv", "use_cpu": "true", "batch_size": 2}
+    values |= {} if output is None else {"output": place / output}
+    return [text for name, value in (values | changes).items() for text in (f"--{name}", str(value))]
+
+
+@pytest.fixture(scope="module")
+def evaluated(place):
+    return main(arguments(place, "one"))
+
+
+def test_each_subset_is_scored_on_the_rows_that_have_it(place, evaluated):
+    subsets = evaluated["parts"]["table"]["subsets"]
+    assert {name: row["samples"] for name, row in subsets.items()} == {
+        "present": 7,
+        "text": 6,
+        "audio": 6,
+        "vision": 6,
+        "text+audio": 5,
+        "text+vision": 6,
+        "audio+vision": 5,
+        "text+audio+vision": 5,
+    }
+    assert json.loads((place / "one" / "evaluation.json").read_text())["parts"] == evaluated["parts"]
+    assert sum(group["samples"] for group in subsets["text"]["groups"].values()) == 6
+    assert (place / "one" / "table.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_subset_scores_what_the_model_says_of_it_alone(place, evaluated):
+    model = TriemoForEmotionClassification.from_pretrained(place / "tiny").eval()
+    processor = tiny_processor()
+    matrix = np.zeros((7, 7), dtype=int)
+    for row in range(5, 12):
+        if row != 6:
+            with torch.no_grad():
+                inputs = processor(audio=str(place / "data" / f"{row}.wav"))
+                predicted = int(model(**inputs).logits.argmax())
+            matrix[LABELS.index(("anger", "joy", "sadness")[row % 3]), predicted] += 1
+    assert evaluated["parts"]["table"]["subsets"]["audio"]["confusion_matrix"] == matrix.tolist()
+
+
+def test_two_processes_give_the_very_figures_of_one(place, evaluated, tmp_path):
+    script = tmp_path / "counted.py"
+    script.write_text(
+        "import sys, torch, torch.distributed as dist\n"
+        "torch.set_num_threads(1)\n"
+        "from triemo.training.evaluate_model import main\n"
+        "main(sys.argv[1:])\n"
+        "assert dist.get_world_size() == 2, dist.get_world_size()\n"
+        "dist.destroy_process_group()\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
+    command += ["--rdzv_endpoint", "localhost:0", str(script), *arguments(place, "two", plot="false")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
+    assert run.returncode == 0, run.stderr[-3000:]
+    two = json.loads((place / "two" / "evaluation.json").read_text())
+    assert {name: two[name] for name in two if name != "command"} == {
+        name: evaluated[name] for name in evaluated if name != "command"
+    }
+
+
+def test_the_temperature_is_fitted_on_validation_and_stored(place):
+    copy = save_tiny_checkpoint(place / "calibrated")
+    result = main(arguments(place, model=copy, calibrate="true"))
+    config = json.loads((copy / "config.json").read_text())
+    assert config["calibration_temperature"] == result["calibration"]["after"] == result["temperature"] != 1.0
+    assert result["calibration"]["samples"] == 4  # the validation rows, not the test's
+    assert not list(copy.glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"_7_audio": "gone.wav"}, r"table.csv:9: .*gone.wav"),
+        ({"_7_label": "glee"}, r"table.csv:9: label: got 'glee'"),
+    ],
+)
+def test_what_cannot_be_scored_is_fatal_and_named(place, tmp_path, changed, message):
+    table = write_table(tmp_path / "data", train=1, validation=4, test=4, **changed)
+    with pytest.raises(ValueError, match=message):
+        main(arguments(place, table=table))
+
+
+def test_a_split_that_is_not_there(place, tmp_path):
+    table = write_table(tmp_path / "data", train=1, validation=2, test=0)
+    with pytest.raises(ValueError, match="split"):
+        main(arguments(place, table=table))
+
+
+def test_without_matplotlib_it_says_so_before_it_scores(place, monkeypatch):
+    monkeypatch.setattr(evaluation_plot.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="matplotlib is not installed"):
+        main(arguments(place, "three"))
