@@ -1,3 +1,3 @@
-"""Corpora, label maps, metrics and the scripts that train and measure. Imports nothing, so that each part loads alone."""
+"""Corpora, label maps, metrics, and the scripts that train and measure. Imports nothing: each part loads alone."""
 
 __all__: list[str] = []

@@ -5,6 +5,7 @@ python training/figures_table.py
 
 import argparse
 import json
+from itertools import combinations
 from pathlib import Path
 
 __all__ = ["figures_table", "replace_figures"]
@@ -30,7 +31,7 @@ def figures_table(metrics: dict) -> str:
     ]
     names = {"text": "GoEmotions, words", "audio": "RAVDESS, voice", "vision": "FER2013, face"}
     measure = "expected calibration error, before / after temperature"
-    rows += [(names[name], measure, (error["before"], error["after"])) for name, error in calibration.items()]
+    rows += [(names[name], measure, (error["before"], error["after"])) for name, error in sorted(calibration.items())]
     lines = ["| test | measure | value |", "|---|---|---|"]
     lines += [f"| {test} | {measure} | {_rounded(value)} |" for test, measure, value in rows]
     lines += [
@@ -41,8 +42,10 @@ def figures_table(metrics: dict) -> str:
         "| modalities | UAR | accuracy |",
         "|---|---|---|",
     ]
-    for subset, scores in figures["composites_test_synthetic"].items():
-        shown = " + ".join(SUBSET_NAMES[name] for name in subset.split("+"))
+    scored = {tuple(name.split("+")): scores for name, scores in figures["composites_test_synthetic"].items()}
+    for subset in (chosen for size in (1, 2, 3) for chosen in combinations(SUBSET_NAMES, size)):
+        scores = scored[subset]
+        shown = " + ".join(SUBSET_NAMES[name] for name in subset)
         lines.append(f"| {shown} | {_rounded(scores['uar'])} | {_rounded(scores['accuracy'])} |")
     return "\n".join(lines)
 
