@@ -101,6 +101,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         still=still,
         layerwise_lr_decay=args.layerwise_lr_decay,
     )
+    if model_args.lora_merge and trainer.is_fsdp_enabled:
+        raise ValueError("lora_merge: not under FSDP, where no process holds the whole model; leave the adapters be.")
     if checkpoint:
         logger.info(f"Going on from {checkpoint}.")
     summary = trainer.train(resume_from_checkpoint=checkpoint)

@@ -168,4 +168,4 @@ def class_counts(parts: Mapping[str, tuple[Dataset, float]], classes: Sequence[s
         for label in data["label"]:
             names = list(label) if isinstance(label, (list, tuple)) else [label]
             counts.update({str(name): weight / len(names) for name in names})
-    return {name: float(counts[name]) for name in classes}
+    return {name: round(float(counts[name]), 3) for name in classes}

@@ -1,6 +1,7 @@
 """The output folder of `finetune.py`: which checkpoint to go on from, and saving nothing half."""
 
 import json
+import os
 import re
 import shutil
 from dataclasses import asdict
@@ -121,6 +122,9 @@ def save(trainer: Any, processor: Any, folder: Path, merge: bool = False) -> Non
         shutil.rmtree(base)
     processor.save_pretrained(part)
     (part / "training_args.bin").unlink(missing_ok=True)  # a pickle, and run.json says what is in it
+    umask = os.umask(0)
+    os.umask(umask)
     for path in part.iterdir():
+        path.chmod(0o666 & ~umask)  # safetensors writes for the owner alone
         path.replace(folder / path.name)
     part.rmdir()
