@@ -19,9 +19,9 @@ import numpy as np
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
+from triemo.training.calibration import FEWEST_ROWS, calibration_temperature
 from triemo.training.collation import EmotionCollator
 from triemo.training.emotion_metric import EmotionMetric
-from triemo.training.emotion_metrics import fit_temperature
 from triemo.training.evaluation_plot import check_matplotlib, plot_scores
 from triemo.training.evaluation_subsets import PRESENT, predict_subsets
 from triemo.training.finetune_arguments import DEFAULT_MODEL
@@ -53,7 +53,7 @@ class EvaluationArguments:
     )
     data: str | None = field(default=None, metadata={"help": "Folder of the corpora or of a table's media."})
     column_map: str | None = field(default=None, metadata={"help": 'As "text=Utterance,label=Emotion" or JSON.'})
-    split: str = field(default="test", metadata={"help": "Split to score."})
+    split: str = field(default="test", metadata={"help": "Split to score, or all for every row of a table."})
     output: str | None = field(default=None, metadata={"help": "Folder for evaluation.json and the pictures."})
     group: str = field(
         default="gender", metadata={"help": "Column by which scores are also given, where there is one."}
@@ -113,9 +113,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 
 def load_parts(args: EvaluationArguments, split: str) -> dict[str, Any]:
-    splits = load_splits(args.table, args.corpora, args.data, args.column_map, args.classes, split=split)
+    splits = load_splits(args.table, args.corpora, args.data, args.column_map, args.classes, merge=split == "all")
     if not splits.get(split):
-        raise ValueError(f"split: got {split!r}, but {args.table or args.corpora} has no such rows.")
+        has = ", ".join(name for name, parts in splits.items() if parts)
+        raise ValueError(
+            f"split: got {split!r}, but {args.table or args.corpora} has {has}; --split all scores every row."
+        )
     return {name: data for name, (data, _) in splits[split].items()}
 
 
@@ -183,7 +186,9 @@ def calibrate(
         labels += targets[scored].tolist()
         weights += [1 / len(scored)] * len(scored)
     before = float(model.config.calibration_temperature)
-    after = round(float(np.clip(fit_temperature(np.array(logits), np.array(labels), np.array(weights)), 0.05, 20)), 6)
+    after = calibration_temperature(logits, labels, weights)
+    if after is None:
+        raise ValueError(f"calibrate: got {len(labels)} validation rows of one class, expected {FEWEST_ROWS} or more.")
     model.config.calibration_temperature = after
     if state.is_main_process:
         write_json(file, json.loads(file.read_text(encoding="utf-8")) | {"calibration_temperature": after})

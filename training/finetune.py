@@ -18,6 +18,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback, set_seed
 
 from triemo.modeling import MODALITIES
+from triemo.training.calibration import FEWEST_ROWS
 from triemo.training.collation import EmotionCollator
 from triemo.training.emotion_metric import scores_for_trainer
 from triemo.training.finetune_arguments import DataArguments, FinetuneTrainingArguments, parse_arguments
@@ -118,7 +119,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     # A user who goes on from this model starts from a plain loss.
     config.modality_dropout, config.label_smoothing, config.class_weights = 0.0, 0.0, None
     if validation is not None and config.problem_type.startswith("single") and not start.soft_labels:
-        config.calibration_temperature = results["calibration_temperature"] = temperature(trainer, validation)
+        fitted = temperature(trainer, validation)
+        if fitted is None:
+            logger.info(f"Fewer than {FEWEST_ROWS} validation rows: scores are not calibrated (temperature 1).")
+        config.calibration_temperature = results["calibration_temperature"] = fitted or 1.0
+    else:
+        config.calibration_temperature = 1.0
     results |= {
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "arguments": run_arguments(model_args, data_args, args),

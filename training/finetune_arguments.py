@@ -147,7 +147,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[ModelArguments, Data
     usage = "finetune.py --table my.csv --output_dir runs/mine [--config some.yaml] [options; --help lists them]"
     parser = HfArgumentParser(CLASSES, usage=usage, parents=[first])
     has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    parser.set_defaults(bf16=has_bf16)
+    parser.set_defaults(bf16=has_bf16, dataloader_pin_memory=torch.cuda.is_available())
     if known.config:
         parser.set_defaults(**read_yaml(known.config))
     model, data, training = parser.parse_args_into_dataclasses(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from triemo.training.collation import NoModalityError
 from triemo.training.corpus_registry import load_corpus
@@ -66,25 +66,30 @@ def load_splits(
     column_map: str | None = None,
     classes: str = "seven",
     streaming: bool = False,
-    split: str | None = None,
+    merge: bool = False,
 ) -> dict[str, dict[str, tuple[Any, float]]]:
     """
-    `{split: {part: (dataset, weight)}}`; a table is one part, of weight 1.
+    `{split: {part: (dataset, weight)}}`; a table is one part, of weight 1. With `merge` the only split is `all`, every
+    row of the table.
 
     Raises:
         ValueError: what cannot be read, an empty split, a speaker in two splits, naming the row.
     """
     if table is not None:
-        loaded = load_table(table, split, parse_column_map(column_map), streaming, root)
+        share = {"validation_share": 0.0} if merge else {}
+        loaded = load_table(table, None, parse_column_map(column_map), streaming, root, **share)
+        if merge:
+            loaded = {"all": concatenate_datasets(list(loaded.values()))}
         splits: dict[str, dict[str, tuple[Any, float]]] = {
             name: {Path(table).stem: (data, 1.0)} for name, data in loaded.items()
         }
+    elif merge:
+        raise ValueError("split: all is for a table; a corpus is scored on one of its splits.")
     else:
         splits = {}
         for name, weight in parse_corpora(corpora or "").items():
             for found, data in load_corpus(name, root=root, classes=classes).items():
-                if split in (None, found):
-                    splits.setdefault(found, {})[name] = (data, weight)
+                splits.setdefault(found, {})[name] = (data, weight)
     for name, parts in splits.items():
         for part, (data, _) in parts.items():
             if not streaming and len(data) == 0:

@@ -5,15 +5,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from triemo.training.calibration import calibration_temperature
 from triemo.training.emotion_metric import lower_is_better
-from triemo.training.emotion_metrics import fit_temperature
 from triemo.training.finetune_arguments import FinetuneTrainingArguments
 from triemo.training.finetune_model import parameter_groups
 
@@ -109,8 +108,8 @@ def score(trainer: EmotionTrainer, rows: Any, name: str) -> dict[str, float]:
     return {key.removeprefix(f"{name}_"): value for key, value in own.items()}
 
 
-def temperature(trainer: EmotionTrainer, rows: Any) -> float:
-    """Fitted to the validation rows (Guo et al., 2017); the pipeline divides logits by it."""
+def temperature(trainer: EmotionTrainer, rows: Any) -> float | None:
+    """The calibration temperature of the trained model; None with too few validation rows."""
     output = trainer.predict(rows)
     logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
-    return round(float(np.clip(fit_temperature(logits, output.label_ids), 0.05, 20.0)), 6)
+    return calibration_temperature(logits, output.label_ids)

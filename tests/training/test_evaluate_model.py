@@ -164,13 +164,33 @@ def test_two_processes_give_the_very_figures_of_one(place, evaluated, tmp_path):
     }
 
 
-def test_the_temperature_is_fitted_on_validation_and_stored(place):
+def test_the_temperature_is_fitted_on_validation_and_stored(place, tmp_path):
     copy = save_tiny_checkpoint(place / "calibrated")
-    result = main(arguments(place, model=copy, calibrate="true"))
+    splits = ["train"] * 2 + ["validation"] * 60 + ["test"] * 3
+    words = ("i am so happy", "what a day", "this is not fine")
+    rows = [
+        f"{words[n % 3]} {'ab'[n % 2]},{('joy', 'anger', 'fear')[n % 3]},{split}" for n, split in enumerate(splits)
+    ]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["text,label,split", *rows]) + "\n")
+    options = {"model": copy, "table": table, "calibrate": "true", "batch_size": 32}
+    result = main(arguments(place, **options))
     config = json.loads((copy / "config.json").read_text())
     assert config["calibration_temperature"] == result["calibration"]["after"] == result["temperature"] != 1.0
-    assert result["calibration"]["samples"] == 4  # the validation rows, not the test's
+    assert result["calibration"]["samples"] == 60  # the validation rows, not the test's
     assert not list(copy.glob("*.part"))
+    table.write_text("\n".join(["text,label,split", *rows[:40], rows[-1]]) + "\n")
+    with pytest.raises(ValueError, match="got 38 validation rows.*expected 50"):
+        main(arguments(place, **options))
+
+
+def test_a_table_without_splits_is_scored_on_the_rows_that_training_left_out_or_on_all_by_name(place, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("text,label\n" + "".join(f"i am so {word},joy\n" for word in "abcdefghij"))
+    assert main(arguments(place, table=table, split="validation"))["parts"]["table"]["samples"] == 1
+    assert main(arguments(place, table=table, split="all"))["parts"]["table"]["samples"] == 10
+    with pytest.raises(ValueError, match="got 'test', but .* has train, validation; --split all"):
+        main(arguments(place, table=table))
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_a_table_becomes_a_model_that_predicts(place, finished):
     reading = load_reader(str(folder), "cpu")({"text": "i am so happy", "audio": str(place / "data" / "1.wav")})
     assert sum(entry["score"] for entry in reading) == pytest.approx(1, abs=1e-5)
     config = json.loads((folder / "config.json").read_text())
-    assert config["calibration_temperature"] == results["calibration_temperature"] != 1.0
+    assert config["calibration_temperature"] == results["calibration_temperature"] == 1.0  # too few rows
     assert config["modality_dropout"] == 0 and "use_cache" not in config
     assert not list(folder.glob("*.bin")) and not (folder / ".unfinished").exists()
 
