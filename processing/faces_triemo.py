@@ -67,10 +67,7 @@ class HaarFaceDetector:
         cv2 = _opencv()
         results = []
         for frame in frames:
-            scale = min(1.0, self.detection_size / max(frame.shape[:2]))
-            gray = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
-            if scale < 1.0:
-                gray = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            gray, scale = _shrunk(cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY), self.detection_size)
             found, _, scores = self._cascade.detectMultiScale3(
                 gray, 1.1, 5, minSize=(self.min_face_size, self.min_face_size), outputRejectLevels=True
             )
@@ -99,10 +96,7 @@ class YuNetFaceDetector:
         cv2 = _opencv()
         results = []
         for frame in frames:
-            scale = min(1.0, self.detection_size / max(frame.shape[:2]))
-            image = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR)
-            if scale < 1.0:
-                image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            image, scale = _shrunk(cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR), self.detection_size)
             self._network.setInputSize((image.shape[1], image.shape[0]))
             _, found = self._network.detect(image)
             found = np.zeros((0, 15), dtype=np.float32) if found is None else found
@@ -232,6 +226,15 @@ def _detect(detector: FaceDetector, frames: list[np.ndarray]) -> list[np.ndarray
             )
         checked.append(faces[(faces[:, 2] > faces[:, 0]) & (faces[:, 3] > faces[:, 1])])
     return checked
+
+
+def _shrunk(image: np.ndarray, longer_side: int) -> tuple[np.ndarray, float]:
+    """The image with its longer side at most `longer_side` pixels, and the scale it was shrunk by."""
+    scale = min(1.0, longer_side / max(image.shape[:2]))
+    if scale < 1.0:
+        cv2 = _opencv()
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return image, scale
 
 
 def _opencv() -> Any:
