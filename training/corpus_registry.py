@@ -37,7 +37,7 @@ CORPORA = {
     "iemocap": Corpus(iemocap_table, ("session", "speaker", "dialogue")),
     "cmu_mosi": Corpus(cmu_mosi_table, ("dialogue",), "own"),
     "cmu_mosei": Corpus(cmu_mosei_table, ("dialogue",), "own"),
-    # The official split is by clip, so a film may be in two of them.
+    # Not checked: whether the official split keeps films apart was not verified, and a check could refuse it.
     "ch_sims": Corpus(ch_sims_table, (), "own"),
 }
 
