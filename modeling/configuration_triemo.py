@@ -166,8 +166,9 @@ class TriemoConfig(PreTrainedConfig):
             Label smoothing of the cross-entropy.
         regression_loss (`str`, *optional*, defaults to `"mse"`):
             `"mse"` or `"ccc"` (1 - concordance correlation coefficient).
-        calibration_temperature (`float`, *optional*, defaults to 1.0):
-            Temperature fitted on validation data; pipelines divide logits by it before the softmax.
+        calibration_temperature (`float` or `dict`, *optional*, defaults to 1.0):
+            Temperature fitted on validation data; pipelines divide logits by it before the softmax. A dict has one for
+            each subset of modalities (`"text"`, `"text+audio"`, ...), and 1 stands for those that it lacks.
     """
 
     model_type = "triemo"
@@ -215,7 +216,7 @@ class TriemoConfig(PreTrainedConfig):
     class_weights: list | None = None
     label_smoothing: float | int = 0.0
     regression_loss: Literal["mse", "ccc"] = "mse"
-    calibration_temperature: float | int = 1.0
+    calibration_temperature: float | int | dict = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         # A misspelt option would be stored and never read. A config.json names the version that saved it, and that
@@ -243,6 +244,26 @@ class TriemoConfig(PreTrainedConfig):
         }
         return tuple(name for name in MODALITIES if any(source is not None for source in sources[name]))
 
+    def temperature_of(self, modality_mask: Any) -> float:
+        """The calibration temperature for a sample; `modality_mask` says of text, audio, vision whether it has them."""
+        if not isinstance(self.calibration_temperature, dict):
+            return float(self.calibration_temperature)
+        subset = "+".join(name for name, present in zip(MODALITIES, modality_mask, strict=True) if present)
+        return float(self.calibration_temperature.get(subset, 1.0))
+
+    def _check_temperatures(self) -> None:
+        given = self.calibration_temperature
+        by_subset = given if isinstance(given, dict) else {"": given}
+        for subset, temperature in by_subset.items():
+            in_order = [name for name in MODALITIES if name in subset.split("+")]
+            if isinstance(given, dict) and (not in_order or subset != "+".join(in_order)):
+                raise ValueError(
+                    f"calibration_temperature: got the key {subset!r}, expected subsets such as 'text+audio' in the "
+                    f"order {', '.join(MODALITIES)}."
+                )
+            if not isinstance(temperature, (int, float)) or temperature <= 0:
+                raise ValueError(f"calibration_temperature must be above 0, got {temperature!r}.")
+
     def validate_architecture(self) -> None:
         """Run by `@strict` after construction."""
         _check_heads("config", self.hidden_size, self.num_attention_heads)
@@ -256,7 +277,8 @@ class TriemoConfig(PreTrainedConfig):
             given = [name for name in sources if getattr(self, name) is not None]
             if len(given) > 1:
                 raise ValueError(f"{modality} takes one of {', '.join(sources)}, got {' and '.join(given)}.")
-        for name in ("sampling_rate", "audio_frame_rate", "video_frame_rate", "calibration_temperature", "num_frames"):
+        self._check_temperatures()
+        for name in ("sampling_rate", "audio_frame_rate", "video_frame_rate", "num_frames"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
         if self.audio_step_rate is not None and self.audio_step_rate <= 0:

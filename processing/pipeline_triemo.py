@@ -85,18 +85,20 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         return tensors
 
     def _forward(self, model_inputs: dict[str, torch.Tensor], **parameters: Any) -> dict[str, torch.Tensor]:
-        return {"logits": self.model(**model_inputs).logits}
+        outputs = self.model(**model_inputs)
+        return {"logits": outputs.logits, "modality_mask": outputs.modality_mask}
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = None) -> list[dict[str, Any]]:
         """Scores of the labels, best first."""
         config: Any = self.model.config
         logits = model_outputs["logits"][0].float()
+        temperature = config.temperature_of(model_outputs["modality_mask"][0].tolist())
         if config.problem_type == "regression":
             scores = logits
         elif config.problem_type == "multi_label_classification":
-            scores = (logits / config.calibration_temperature).sigmoid()
+            scores = (logits / temperature).sigmoid()
         else:
-            scores = (logits / config.calibration_temperature).softmax(-1)
+            scores = (logits / temperature).softmax(-1)
         order = scores.argsort(descending=True)[:top_k].tolist()
         return [{"label": config.id2label[index], "score": scores[index].item()} for index in order]
 

@@ -52,10 +52,11 @@ def subset_scores(reader: Any, tensors: Mapping[str, torch.Tensor]) -> dict[Subs
     subsets = subsets_of(present_modalities(tensors))
     if not subsets:
         raise ValueError("no modality at all: every mask is zero.")
-    logits = reader.forward(subset_batch(tensors, subsets))["logits"]
+    outputs = reader.forward(subset_batch(tensors, subsets))
     labels = list(reader.model.config.id2label.values())
     scores = {}
-    for subset, row in zip(subsets, logits, strict=True):
-        by_label = {entry["label"]: entry["score"] for entry in reader.postprocess({"logits": row[None]})}
+    for index, subset in enumerate(subsets):
+        row = {name: values[index : index + 1] for name, values in outputs.items()}
+        by_label = {entry["label"]: entry["score"] for entry in reader.postprocess(row)}
         scores[subset] = {label: by_label[label] for label in labels}
     return scores

@@ -147,7 +147,7 @@ def evaluate_rows(
     """
     targets = targets_of(collator, rows)
     is_single = collator.problem_type == "single_label_classification"
-    logits, empty = predict_subsets(model, collator, rows, state, batch_size)
+    logits, empty = predict_subsets(model, collator, rows, state, batch_size, calibrated=is_single)
     groups = ["" if name is None else str(name) for name in rows[group]] if group in rows.column_names else None
     subsets = {}
     for name, by_row in logits.items():
@@ -160,39 +160,45 @@ def evaluate_rows(
             references=targets[scored],
             groups=[groups[index] if groups else "" for index in scored],
         )
-        temperature = {"temperature": float(model.config.calibration_temperature)} if is_single else {}
-        subsets[name] = rounded(metric.compute(labels=list(model.config.label2id), **temperature))
+        subsets[name] = rounded(metric.compute(labels=list(model.config.label2id)))
     if not subsets:
         raise ValueError("rows: got none that can be scored, expected some.")
     several = int((targets < 0).sum()) if is_single else 0
     return {"samples": len(rows), "left_out": len(empty), "several_labels": several, "subsets": subsets}
 
 
-def calibrate(
-    model: Any, collator: EmotionCollator, args: EvaluationArguments, state: PartialState
-) -> dict[str, float]:
-    """Fit the temperature on the validation rows, every corpus counting alike, and store it beside the weights."""
+def calibrate(model: Any, collator: EmotionCollator, args: EvaluationArguments, state: PartialState) -> dict[str, Any]:
+    """Fit a temperature for each subset on the validation rows, every corpus counting alike; store them by the weights.
+
+    A subset with too few rows gets none.
+    """
     if collator.problem_type != "single_label_classification":
         raise ValueError(f"calibrate: fits one class a row, got a model for {collator.problem_type}.")
     file = Path(args.model) / "config.json"
     if not file.is_file():
         raise ValueError(f"calibrate: got the model {args.model}, expected a folder with config.json to store it in.")
-    logits, labels, weights = [], [], []
+    found: dict[str, tuple[list, list, list]] = {}
     for rows in load_parts(args, "validation").values():
         targets = targets_of(collator, rows)
-        by_row = predict_subsets(model, collator, rows, state, args.batch_size, only_present=True)[0][PRESENT]
-        scored = [index for index in by_row if targets[index] >= 0]
-        logits += [by_row[index] for index in scored]
-        labels += targets[scored].tolist()
-        weights += [1 / len(scored)] * len(scored)
-    before = float(model.config.calibration_temperature)
-    after = calibration_temperature(logits, labels, weights)
-    if after is None:
-        raise ValueError(f"calibrate: got {len(labels)} validation rows of one class, expected {FEWEST_ROWS} or more.")
+        by_subset, _ = predict_subsets(model, collator, rows, state, args.batch_size, calibrated=False)
+        for name, by_row in by_subset.items():
+            scored = [index for index in by_row if targets[index] >= 0]
+            logits, labels, weights = found.setdefault(name, ([], [], []))
+            logits += [by_row[index] for index in scored]
+            labels += targets[scored].tolist()
+            weights += [1 / len(scored)] * len(scored)
+    present = len(found.pop(PRESENT)[0])
+    before, after = model.config.calibration_temperature, {}
+    for name, (logits, labels, weights) in found.items():
+        fitted = calibration_temperature(logits, labels, weights)
+        if fitted is not None:
+            after[name] = fitted
+    if not after:
+        raise ValueError(f"calibrate: got {present} validation rows of one class, expected {FEWEST_ROWS} or more.")
     model.config.calibration_temperature = after
     if state.is_main_process:
         write_json(file, json.loads(file.read_text(encoding="utf-8")) | {"calibration_temperature": after})
-    return {"before": before, "after": after, "samples": len(labels)}
+    return {"before": before, "after": after, "samples": present}
 
 
 def rounded(values: Any) -> Any:

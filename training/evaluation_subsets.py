@@ -27,7 +27,7 @@ INPUTS = {
 
 @torch.inference_mode()
 def predict_subsets(
-    model: Any, collator: EmotionCollator, rows: Any, state: PartialState, batch_size: int, only_present: bool = False
+    model: Any, collator: EmotionCollator, rows: Any, state: PartialState, batch_size: int, calibrated: bool = True
 ) -> tuple[dict[str, dict[int, list[float]]], list[int]]:
     """
     Logits of every row by subset. Batches are cut before they are dealt out to the processes, so that the number of
@@ -41,7 +41,7 @@ def predict_subsets(
     """
     order = np.argsort(EmotionRows([rows]).lengths(), kind="stable").tolist()
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    subsets = [] if only_present else [s for s in SUBSETS if set(s) <= set(model.config.modalities)]
+    subsets = [s for s in SUBSETS if set(s) <= set(model.config.modalities)]
     found: list[tuple[str, int, list[float] | None]] = []
     for batch in batches[state.process_index :: state.num_processes]:
         samples = {}
@@ -58,7 +58,11 @@ def predict_subsets(
                 continue
             kept = [samples[index] if subset is None else only(samples[index], subset) for index in chosen]
             inputs = {name: tensor.to(state.device) for name, tensor in collator.collate(kept).items()}
-            logits = model(**inputs).logits.float().cpu().tolist()
+            outputs = model(**inputs)
+            temperatures = [
+                model.config.temperature_of(mask) if calibrated else 1.0 for mask in outputs.modality_mask.tolist()
+            ]
+            logits = (outputs.logits.float().cpu() / torch.tensor(temperatures)[:, None]).tolist()
             name = PRESENT if subset is None else "+".join(subset)
             found += [(name, index, row) for index, row in zip(chosen, logits, strict=True)]
     by_subset: dict[str, dict[int, list[float]]] = {PRESENT: {}} | {"+".join(subset): {} for subset in subsets}

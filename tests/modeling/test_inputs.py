@@ -145,6 +145,21 @@ def test_config_round_trip_keeps_towers_and_fields(tmp_path):
     assert again.audio_config.hidden_size == tiny_audio_config().hidden_size
 
 
+def test_temperatures_by_subset_survive_a_save(tmp_path):
+    config = tiny_config(calibration_temperature={"text": 2.0, "text+vision": 0.5})
+    config.save_pretrained(tmp_path)
+    again = AutoConfig.from_pretrained(tmp_path)
+    found = [again.temperature_of(mask) for mask in ([True, False, False], (1, 0, 1), [False, True, False])]
+    assert found == [2.0, 0.5, 1.0]
+    assert tiny_config(calibration_temperature=3).temperature_of([True, True, True]) == 3.0
+
+
+@pytest.mark.parametrize("wrong", [{"vision+text": 1.0}, {"all": 1.0}, {"text": 0.0}, {"text": "hot"}, -1.0])
+def test_wrong_temperatures_are_refused(wrong):
+    with pytest.raises((ValueError, StrictDataclassError), match="calibration_temperature"):
+        tiny_config(calibration_temperature=wrong)
+
+
 def test_feature_vectors_and_plain_token_ids_need_no_tower():
     config = tiny_config(
         text_config=None,

@@ -174,6 +174,20 @@ def test_calibration_temperature_divides_the_logits(own_reader):
     same_answer(own_reader({"text": "so happy"}), torch.from_numpy(by_hand))
 
 
+def test_each_subset_has_its_own_temperature(own_reader, media, still):
+    inputs = {"text": {"text": "so happy"}, "text+vision": {"text": "so happy", "image": str(still)}}
+    inputs["audio"] = {"audio": str(media / "sound.wav")}
+    names = {"text": "text", "audio": "audio", "image": "images"}
+    given = {name: {names[key]: [value] for key, value in sample.items()} for name, sample in inputs.items()}
+    raw = {name: logits(own_reader.model, **own_reader.processor(**sample))[0] for name, sample in given.items()}
+    own_reader.model.config.calibration_temperature = {"text": 2.0, "text+vision": 0.5}
+    batch = own_reader(list(inputs.values()), batch_size=3)
+    for (name, sample), answer in zip(inputs.items(), batch, strict=True):
+        expected = (raw[name] / {"text": 2.0, "text+vision": 0.5, "audio": 1.0}[name]).softmax(-1)
+        same_answer(answer, expected)
+        same_answer(own_reader(sample), expected)
+
+
 def test_multi_label_and_regression_scores(own_reader):
     raw = logits(own_reader.model, **own_reader.processor(text="so happy"))[0]
     own_reader.model.config.problem_type = "multi_label_classification"

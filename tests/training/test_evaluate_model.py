@@ -176,7 +176,8 @@ def test_the_temperature_is_fitted_on_validation_and_stored(place, tmp_path):
     options = {"model": copy, "table": table, "calibrate": "true", "batch_size": 32}
     result = main(arguments(place, **options))
     config = json.loads((copy / "config.json").read_text())
-    assert config["calibration_temperature"] == result["calibration"]["after"] == result["temperature"] != 1.0
+    assert config["calibration_temperature"] == result["calibration"]["after"] == result["temperature"]
+    assert list(result["temperature"]) == ["text"] and result["temperature"]["text"] != 1.0
     assert result["calibration"]["samples"] == 60  # the validation rows, not the test's
     assert not list(copy.glob("*.part"))
     table.write_text("\n".join(["text,label,split", *rows[:40], rows[-1]]) + "\n")
