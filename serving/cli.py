@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from triemo.training.publish import publish_command
+
 __all__ = ["app"]
 
 app = typer.Typer(
@@ -141,6 +143,50 @@ def demo_command(
         )
 
 
+@app.command("pack")
+def pack_command(
+    clips: Annotated[str, typer.Argument(metavar="FOLDER", help="Folder of videos, sounds and pictures.")],
+    output: Annotated[str, typer.Option("--output", help="Folder of the shards.")],
+    transcripts: Annotated[
+        str | None,
+        typer.Option("--transcripts", help="Table with a clip's file name, its text and, if known, label and split."),
+    ] = None,
+    file_format: Annotated[str, typer.Option("--format", help="tar (WebDataset) or parquet.")] = "tar",
+    samples_per_shard: Annotated[
+        int, typer.Option("--samples-per-shard", min=1, help="Clips of a shard, at most.")
+    ] = 1000,
+    megabytes_per_shard: Annotated[
+        int, typer.Option("--megabytes-per-shard", min=1, help="Size of a shard, at most.")
+    ] = 500,
+    seed: Annotated[int, typer.Option("--seed", help="Of the order of the clips.")] = 0,
+    check: Annotated[bool, typer.Option(help="Read every clip and leave out what is broken.")] = True,
+    restart: Annotated[bool, typer.Option("--restart", help="Write anew over another packing.")] = False,
+) -> None:
+    """
+    Pack a folder of clips and their transcripts into shards that pretraining streams from.
+
+    Files of one name, such as 0001.mp4 and 0001.txt, are one clip. The same command again goes on where it stopped.
+
+    [bold]Example[/]
+
+    triemo pack clips/ --transcripts transcripts.csv --output shards/
+    """
+    with plain_errors():
+        from triemo.serving.pack import pack
+
+        pack(
+            clips,
+            output,
+            transcripts,
+            format=file_format,
+            samples_per_shard=samples_per_shard,
+            bytes_per_shard=megabytes_per_shard * 1_000_000,
+            seed=seed,
+            check=check,
+            restart=restart,
+        )
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """A user's error is one line on stderr; exit status 2 for a wrong command line, 1 for bad input."""
@@ -151,6 +197,9 @@ def plain_errors() -> Iterator[None]:
     except ValueError as error:
         typer.echo(f"triemo: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
+
+
+app.command("publish")(plain_errors()(publish_command))
 
 
 def _clip_options(frames: int | None, sound_track: bool) -> dict[str, int | bool]:

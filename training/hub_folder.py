@@ -9,12 +9,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from triemo.modeling import TriemoConfig, TriemoForEmotionClassification, TriemoModel
+from triemo.modeling import TriemoConfig, TriemoForEmotionClassification, TriemoForPreTraining, TriemoModel
 from triemo.processing import (
     TASK,
     MultimodalEmotionRecognitionPipeline,
@@ -29,6 +30,7 @@ _CLASSIFIES = ("SequenceClassification", "AudioClassification", "ImageClassifica
 _MODEL_CLASSES: dict[str, type] = {
     "AutoConfig": TriemoConfig,
     "AutoModel": TriemoModel,
+    "AutoModelForPreTraining": TriemoForPreTraining,
     **{f"AutoModelFor{task}": TriemoForEmotionClassification for task in _CLASSIFIES},
 }
 # Parts of processor_config.json: the Auto class that reads each, and our class.
@@ -37,6 +39,7 @@ _PARTS: dict[str, tuple[str, type]] = {
     "image_processor": ("AutoImageProcessor", TriemoImageProcessor),
 }
 _WEIGHTS, _WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+_ADAPTER_CONFIG, _ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 _NEEDED = ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json")
 _OPTIONAL = (
     "face_detector.safetensors",
@@ -48,15 +51,20 @@ _OPTIONAL = (
 )
 
 
-def assemble_hub_folder(checkpoint: Path, output: Path) -> Path:
+def assemble_hub_folder(
+    checkpoint: Path, output: Path, repo: str | None = None, base_model: str | None = None
+) -> Path:
     """
     Write what a Hub repository of this checkpoint holds, the code it needs included.
 
     Args:
         checkpoint: folder with `model.safetensors` (or its shards and their index), `config.json`,
             `processor_config.json`, `tokenizer.json` and `tokenizer_config.json`, as `save_pretrained` of model and
-            processor write them, and the face detector's weights if the image processor wants them.
+            processor write them, and the face detector's weights if the image processor wants them. Or an adapter's:
+            besides `adapter_config.json` and `adapter_model.safetensors`, and weights only where `base_model` is None.
         output: folder to write; it must not exist or be empty. It appears only once it is complete.
+        repo: the repository's name on the Hub, where an adapter finds the weights beside it.
+        base_model: the repository in which an adapter finds its weights instead.
 
     Returns:
         `output`.
@@ -67,8 +75,15 @@ def assemble_hub_folder(checkpoint: Path, output: Path) -> Path:
     checkpoint, output = Path(checkpoint), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"output must be a new or empty folder, got {output}, which is not.")
-    files = _check_present(checkpoint, _NEEDED) + _weight_files(checkpoint)
-    config, processor = _model_config(checkpoint), _processor_config(checkpoint)
+    written = {"config.json": _model_config, "processor_config.json": _processor_config}
+    files = _check_present(checkpoint, _NEEDED)
+    is_adapter = (checkpoint / _ADAPTER_CONFIG).is_file()
+    if is_adapter:
+        files += _check_present(checkpoint, [_ADAPTER_CONFIG, _ADAPTER])
+        written[_ADAPTER_CONFIG] = partial(_adapter_config, base=base_model or repo)
+    if not (is_adapter and base_model):
+        files += _weight_files(checkpoint)
+    configs = {name: write(checkpoint) for name, write in written.items()}
     files += [checkpoint / name for name in _OPTIONAL if (checkpoint / name).is_file()]
     files += _source_files()
 
@@ -78,8 +93,8 @@ def assemble_hub_folder(checkpoint: Path, output: Path) -> Path:
         folder.mkdir()
         for file in files:
             shutil.copyfile(file, folder / file.name)
-        _write_json(folder / "config.json", config)
-        _write_json(folder / "processor_config.json", processor)
+        for name, values in configs.items():
+            _write_json(folder / name, values)
         if output.exists():
             output.rmdir()
         folder.rename(output)
@@ -112,6 +127,12 @@ def _processor_config(checkpoint: Path) -> dict[str, Any]:
     if config["image_processor"].get("face_detector") == "mtcnn":
         _check_present(checkpoint, ["face_detector.safetensors"])
     return config
+
+
+def _adapter_config(checkpoint: Path, base: str | None) -> dict[str, Any]:
+    if not base:
+        raise ValueError(f"repo: {checkpoint} holds an adapter, which has to name where its base is, got no name.")
+    return _read_json(checkpoint / _ADAPTER_CONFIG) | {"base_model_name_or_path": base, "revision": None}
 
 
 def _weight_files(checkpoint: Path) -> list[Path]:
