@@ -1,0 +1,296 @@
+"""Endless batches from shards, shared among processes and workers, in an order that a killed run takes up exactly.
+
+One *reader* is one worker of one process. In every epoch the shards are put in another order and dealt out to the
+readers; a reader fills a block of rows, shuffles it and hands it out. So its place is a few small numbers, and to go
+on from it means to fill one block again, however far into the corpus that is. (A rolling shuffle buffer mixes as well,
+but its content is the history of the run, which a resumed one does not have.)
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, get_worker_info
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from triemo.training.broken_media import FIRST_NAMED
+from triemo.training.shards import BrokenShardError, read_shard
+from triemo.training.table_columns import INPUT_COLUMNS
+
+__all__ = ["Position", "ShardBatches", "ShardReader", "ShardRows", "StreamLoader", "check_first_row", "row_ticket"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Position:
+    """
+    Where a reader stands.
+
+    Args:
+        epoch: passes it has finished.
+        piece, row: piece of the epoch and row in it, at which the present block began.
+        given: rows of the block that were given out.
+        seen, broken: rows given out so far, and those of them that could not be read.
+        broken_shards: shards that ended too early, before the present block.
+    """
+
+    epoch: int = 0
+    piece: int = 0
+    row: int = 0
+    given: int = 0
+    seen: int = 0
+    broken: int = 0
+    broken_shards: int = 0
+
+
+def row_ticket(name: str, epoch: int) -> int:
+    """A number for one draw of one row, the same whoever reads it: its masks and augmentation depend on it."""
+    digest = blake2b(name.encode(), digest_size=5).digest()
+    return (epoch << 40) + int.from_bytes(digest, "big")
+
+
+def check_first_row(paths: Sequence[str], column_map: Mapping[str, str] | None) -> None:
+    """Raises ValueError when the first shard is empty or its first row has no input column."""
+    row = next(iter(read_shard(paths[0], 0, column_map)), None)
+    if row is None:
+        raise ValueError(f"shards: got no row in {paths[0]}, expected some")
+    if not any(row.get(name) is not None for name in INPUT_COLUMNS):
+        raise ValueError(
+            f"columns: got {sorted(row)} in {row['row']}, expected one of {INPUT_COLUMNS}; see `column_map`"
+        )
+
+
+class ShardReader:
+    """
+    One reader's rows, without an end.
+
+    Args:
+        paths: all shards, in the same order for every reader.
+        reader, readers: which of how many this is. Fewer shards than readers are read by several, each taking every
+            n-th row.
+        seed: of the order.
+        buffer: rows of a block; 1 keeps the order within a shard.
+        column_map: see `read_shard`.
+        group: if given, rows of like cost come together, in runs of so many.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        reader: int,
+        readers: int,
+        seed: int = 0,
+        buffer: int = 1000,
+        column_map: Mapping[str, str] | None = None,
+        group: int | None = None,
+    ) -> None:
+        self.share = math.ceil(readers / len(paths))
+        self.pieces = [(path, part) for path in paths for part in range(self.share)]
+        self.reader, self.readers, self.seed = reader, readers, seed
+        self.buffer, self.column_map, self.group = max(1, buffer), column_map, group
+        self.broken_shards = 0
+
+    def rows(self, position: Position) -> Iterator[tuple[dict[str, Any], Position]]:
+        """Rows from a position on, each with the position after it; `seen` and `broken` are the caller's to count."""
+        given, empty = position.given, 0
+        source = self.epoch_rows(position)
+        while True:
+            block = list(islice(source, self.buffer))
+            is_last = len(block) < self.buffer
+            empty = empty + 1 if is_last and not block and (position.piece, position.row) == (0, 0) else 0
+            if empty > self.readers:
+                raise ValueError(f"shards: reader {self.reader} of {self.readers} got no row in {empty} passes.")
+            after = block[-1][1] if block and not is_last else Position(position.epoch + 1)
+            after = replace(after, broken_shards=self.broken_shards)
+            order = self.order([row for row, _ in block], position)
+            for index in range(given, len(order)):
+                row = block[order[index]][0]
+                block[order[index]] = ({}, position)  # what was given out need not stay in memory
+                yield row, replace(position, given=index + 1)
+            if is_last:
+                source = self.epoch_rows(after)
+            position, given = after, 0
+
+    def epoch_rows(self, position: Position) -> Iterator[tuple[dict[str, Any], Position]]:
+        """The rest of an epoch in the order of the shards, each row with where the next one begins."""
+        pieces, start = self.epoch_pieces(position.epoch), position.row
+        self.broken_shards = position.broken_shards
+        for number in range(position.piece, len(pieces)):
+            path, part = pieces[number]
+            try:
+                for at, row in enumerate(read_shard(path, start, self.column_map), start=start):
+                    if at % self.share == part:
+                        ticket = row_ticket(f"{path.rsplit('/', 1)[-1]}:{at}", position.epoch)
+                        yield {**row, "ticket": ticket}, Position(position.epoch, number, at + 1)
+            except BrokenShardError as error:
+                self.broken_shards += 1
+                logger.warning(f"{error}; the rest of it is passed over.")
+            start = 0
+
+    def epoch_pieces(self, epoch: int) -> list[tuple[str, int]]:
+        """This reader's pieces of an epoch: every process deals the same hand."""
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.pieces))
+        return [self.pieces[index] for index in order[self.reader :: self.readers]]
+
+    def order(self, block: Sequence[Mapping[str, Any]], position: Position) -> list[int]:
+        if self.buffer == 1 or not block:
+            return list(range(len(block)))
+        key = (self.seed, position.epoch, self.reader, position.piece, position.row)
+        if self.group is None:
+            return np.random.default_rng(key).permutation(len(block)).tolist()
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+        return get_length_grouped_indices([_cost(row) for row in block], self.group, generator=generator)
+
+
+def _cost(row: Mapping[str, Any]) -> int:
+    """A rough cost: letters of the text and bytes of encoded media."""
+    media = [value["bytes"] for value in row.values() if isinstance(value, Mapping) and value.get("bytes")]
+    return len(str(row.get("text") or "")) + sum(map(len, media)) // 100
+
+
+class ShardBatches(torch.utils.data.IterableDataset):
+    """
+    Batches of one process, made in its workers: `{"batch", "slot", "position"}`, without an end.
+
+    Args:
+        reader: makes the `ShardReader` of a number among so many.
+        prepare, collate: a row to tensors, and these to a batch. ValueError or OSError of `prepare` marks the row as
+            broken: named in the log, counted, passed over.
+        batch_size: rows of a batch.
+        max_broken_share: broken rows allowed of those seen, judged by each reader over at least 1 / share rows.
+        process, processes: which of how many this is.
+    """
+
+    def __init__(
+        self,
+        reader: Callable[[int, int], ShardReader],
+        prepare: Callable[[dict], Mapping[str, Any]],
+        collate: Callable[[list], Mapping[str, Any]],
+        batch_size: int,
+        max_broken_share: float = 0.01,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
+        if not 0 <= max_broken_share < 1:
+            raise ValueError(f"max_broken_share: got {max_broken_share}, expected 0 up to but not 1")
+        self.reader, self.prepare, self.collate = reader, prepare, collate
+        self.batch_size, self.max_broken_share = batch_size, max_broken_share
+        self.process, self.processes = process, processes
+        self.positions: dict[int, Position] = {}
+        self.taken = 0  # batches of this process before the iteration starts
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        workers, index = (worker.num_workers, worker.id) if worker else (1, 0)
+        # The loader asks its workers in turn, from the first: the one whose turn it is must be that.
+        slot = (index + self.taken) % workers
+        reader = self.reader(self.process * workers + slot, self.processes * workers)
+        position, samples, named = self.positions.get(slot, Position()), [], []
+        seen, broken = position.seen, position.broken
+        for row, place in reader.rows(position):
+            seen += 1
+            try:
+                samples.append(self.prepare(row))
+            except (ValueError, OSError) as error:
+                broken += 1
+                named.append(str(row["row"]))
+                logger.warning(f"media: skipped {row['row']} ({error}); {broken} of {seen} rows seen so far.")
+                self.check_share(broken + place.broken_shards, seen, named)
+            if len(samples) == self.batch_size:
+                place = replace(place, seen=seen, broken=broken)
+                yield {"batch": self.collate(samples), "slot": slot, "position": asdict(place)}
+                samples = []
+
+    def check_share(self, broken: int, seen: int, named: Sequence[str]) -> None:
+        least = math.ceil(1 / self.max_broken_share) if self.max_broken_share else 1
+        if broken > self.max_broken_share * max(seen, least):
+            raise ValueError(
+                f"media: got {broken} broken of {seen} rows seen, more than the share {self.max_broken_share:g}; "
+                f"first {', '.join(named[:FIRST_NAMED])}"
+            )
+
+
+class StreamLoader:
+    """
+    The batches of this process for the Trainer, with a state that says where to go on.
+
+    Args:
+        batches: where they come from.
+        workers: processes that decode; 0 decodes in this one. A run goes on only with as many as it began with.
+        options: of the `DataLoader`.
+    """
+
+    def __init__(self, batches: ShardBatches, workers: int = 0, **options: Any) -> None:
+        self.dataset, self.batch_size, self.workers, self.options = batches, batches.batch_size, workers, options
+
+    def __iter__(self) -> Iterator[Any]:
+        # A generator of its own: the loader's draw from the global one would come at another time in a resumed run.
+        loader: DataLoader = DataLoader(
+            self.dataset, batch_size=None, num_workers=self.workers, generator=torch.Generator(), **self.options
+        )
+        for item in loader:
+            self.dataset.positions[int(item["slot"])] = Position(**item["position"])
+            self.dataset.taken += 1
+            yield item["batch"]
+
+    @property
+    def broken(self) -> int:
+        """Rows passed over so far, a shard that ended too early counting as one."""
+        return sum(position.broken + position.broken_shards for position in self.dataset.positions.values())
+
+    @property
+    def passes(self) -> float:
+        """Passes finished, averaged over the readers."""
+        epochs = [position.epoch for position in self.dataset.positions.values()]
+        return sum(epochs) / len(epochs) if epochs else 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """After the batches given out so far, whatever the workers have prepared beyond them."""
+        positions = {str(slot): asdict(position) for slot, position in self.dataset.positions.items()}
+        return {
+            "taken": self.dataset.taken,
+            "workers": self.workers,
+            "processes": self.dataset.processes,
+            "batch_size": self.batch_size,
+            "positions": positions,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises ValueError when rows would come in another order: other workers, processes or batch size."""
+        now = {"workers": self.workers, "processes": self.dataset.processes, "batch_size": self.batch_size}
+        for name, value in now.items():
+            if state[name] != value:
+                raise ValueError(
+                    f"stream: the run began with {name} {state[name]}, got {value}; rows would come in another order."
+                )
+        self.dataset.taken = int(state["taken"])
+        self.dataset.positions = {int(slot): Position(**place) for slot, place in state["positions"].items()}
+
+
+class ShardRows(torch.utils.data.IterableDataset):
+    """
+    Encoded rows in the order of the shards, for validation; the collator decodes them.
+
+    Args:
+        paths: the shards.
+        limit: rows at most; 0 takes all.
+        column_map: see `read_shard`.
+    """
+
+    def __init__(self, paths: Sequence[str], limit: int = 0, column_map: Mapping[str, str] | None = None) -> None:
+        self.paths, self.limit, self.column_map = list(paths), limit, column_map
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        if worker is not None and worker.id > 0:  # one reads for all: each would yield every row
+            return
+        rows = (row for path in self.paths for row in read_shard(path, 0, self.column_map))
+        for number, row in enumerate(islice(rows, self.limit or None)):
+            yield {**row, "ticket": number}
