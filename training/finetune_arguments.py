@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,22 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-__all__ = ["DEFAULT_MODEL", "DataArguments", "FinetuneTrainingArguments", "ModelArguments", "parse_arguments"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "DataArguments",
+    "FinetuneTrainingArguments",
+    "ModelArguments",
+    "StartArguments",
+    "parse_arguments",
+    "parse_into",
+]
 
 DEFAULT_MODEL = str(Path(__file__).resolve().parent.parent / "checkpoints" / "triemo-small")
 
 
 @dataclass
-class ModelArguments:
-    """What is trained. Without any of the three encoders, `model` goes on learning."""
+class StartArguments:
+    """What a run starts from. Without any of the three encoders, `model` goes on learning."""
 
     model: str = field(default=DEFAULT_MODEL, metadata={"help": "Checkpoint to start from: a folder or a Hub id."})
     text_encoder: str | None = field(
@@ -30,6 +39,15 @@ class ModelArguments:
     model_config: str | None = field(
         default=None, metadata={"help": "JSON of TriemoConfig fields for a composed model, or their YAML mapping."}
     )
+    freeze_towers: str = field(
+        default="", metadata={"help": "Towers that stay as they are: of text,audio,vision, comma-separated, or all."}
+    )
+
+
+@dataclass
+class ModelArguments(StartArguments):
+    """What is fine-tuned, and how."""
+
     labels: str | None = field(
         default=None,
         metadata={
@@ -53,9 +71,6 @@ class ModelArguments:
     )
     lora_merge: bool = field(
         default=False, metadata={"help": "Save one whole model with the adapters merged in, not the adapters."}
-    )
-    freeze_towers: str = field(
-        default="", metadata={"help": "Towers that stay as they are: of text,audio,vision, comma-separated, or all."}
     )
     modality_dropout: float = field(
         default=0.2, metadata={"help": "Chance of dropping a modality of a training sample; one always stays."}
@@ -141,30 +156,34 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[ModelArguments, Data
     Raises:
         ValueError: a YAML key that is no argument, or arguments that contradict each other.
     """
-    first = argparse.ArgumentParser(add_help=False)
-    first.add_argument("--config", help="YAML file whose keys are argument names.")
-    known, rest = first.parse_known_args(argv)
     usage = "finetune.py --table my.csv --output_dir runs/mine [--config some.yaml] [options; --help lists them]"
-    parser = HfArgumentParser(CLASSES, usage=usage, parents=[first])
-    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    parser.set_defaults(bf16=has_bf16, dataloader_pin_memory=torch.cuda.is_available())
-    if known.config:
-        parser.set_defaults(**read_yaml(known.config))
-    model, data, training = parser.parse_args_into_dataclasses(
-        rest, return_remaining_strings=False, look_for_args_file=False
-    )[:3]
+    model, data, training = parse_into(CLASSES, usage, argv)
     check(model, data, training)
     return model, data, training
 
 
-def read_yaml(path: str) -> dict[str, Any]:
+def parse_into(classes: Sequence[type], usage: str, argv: list[str] | None = None) -> tuple[Any, ...]:
+    """One object of each dataclass, from the command line over a YAML over the defaults; ValueError as above."""
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--config", help="YAML file whose keys are argument names.")
+    known, rest = first.parse_known_args(argv)
+    parser = HfArgumentParser(classes, usage=usage, parents=[first])
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    parser.set_defaults(bf16=has_bf16, dataloader_pin_memory=torch.cuda.is_available())
+    if known.config:
+        parser.set_defaults(**read_yaml(known.config, classes))
+    parsed = parser.parse_args_into_dataclasses(rest, return_remaining_strings=False, look_for_args_file=False)
+    return parsed[: len(classes)]
+
+
+def read_yaml(path: str, classes: Sequence[type]) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"config: cannot read {path}: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"config: {path} holds a {type(values).__name__}, expected a mapping of argument names.")
-    accepted = {item.name for cls in CLASSES for item in fields(cls) if item.init}
+    accepted = {item.name for cls in classes for item in fields(cls) if item.init}
     unknown = sorted(set(values) - accepted)
     if unknown:
         raise ValueError(f"config: got {unknown} in {path}, which are no arguments; see --help.")
