@@ -5,6 +5,7 @@ from transformers import (
     AutoModel,
     AutoModelForAudioClassification,
     AutoModelForImageClassification,
+    AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoModelForVideoClassification,
 )
@@ -19,11 +20,13 @@ from .modeling_triemo import (
     TriemoModelOutput,
     TriemoPreTrainedModel,
 )
+from .pretraining_triemo import TriemoForPreTraining, TriemoForPreTrainingOutput
 
 AutoConfig.register(TriemoConfig.model_type, TriemoConfig, exist_ok=True)
 AutoConfig.register(TriemoAudioConfig.model_type, TriemoAudioConfig, exist_ok=True)
 AutoModel.register(TriemoConfig, TriemoModel, exist_ok=True)
 AutoModel.register(TriemoAudioConfig, TriemoAudioModel, exist_ok=True)
+AutoModelForPreTraining.register(TriemoConfig, TriemoForPreTraining, exist_ok=True)
 for auto_class in (
     AutoModelForAudioClassification,
     AutoModelForImageClassification,
@@ -39,6 +42,8 @@ __all__ = [
     "TriemoClassifierOutput",
     "TriemoConfig",
     "TriemoForEmotionClassification",
+    "TriemoForPreTraining",
+    "TriemoForPreTrainingOutput",
     "TriemoFusion",
     "TriemoModel",
     "TriemoModelOutput",

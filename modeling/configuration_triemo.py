@@ -23,7 +23,6 @@ _COMMON_FIELDS = {
     "num_labels",
     "output_attentions",
     "quantization_config",
-    "tie_word_embeddings",
     "torch_dtype",
 }
 
@@ -160,6 +159,27 @@ class TriemoConfig(PreTrainedConfig):
             The modalities' steps correspond one to one (an utterance or a window each), and fusion keeps them.
         modality_dropout (`float`, *optional*, defaults to 0.0):
             Probability, in training, of dropping a modality from a sample; one always stays.
+        mlm_weight (`float`, *optional*, defaults to 1.0):
+            Weight of masked language modelling in the pretraining loss; 0 leaves it out.
+        contrastive_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the contrastive loss in pretraining; 0 leaves it out.
+        frame_weight (`float`, *optional*, defaults to 0.0):
+            Weight of predicting masked sound and face steps in pretraining; 0 leaves it out.
+        frame_mask_probability (`float`, *optional*, defaults to 0.15):
+            Share of sound and face steps that this prediction hides, one a clip at least.
+        logit_scale_init_value (`float`, *optional*, defaults to 2.6592):
+            Logarithm of the factor of similarities (1 / temperature) at the start; 2.6592 is a temperature of 0.07.
+        logit_scale_max (`float`, *optional*, defaults to 4.6052):
+            Its upper bound; 4.6052 is the logarithm of 100.
+        contrastive_local_loss (`bool`, *optional*, defaults to `False`):
+            In distributed training each process computes the terms of its own samples only, against the candidates of
+            all: the same gradient with less memory.
+        contrastive_soft_labels (`bool`, *optional*, defaults to `False`):
+            Samples of the same class, where `labels` are given, are not negatives of one another.
+        mlm_uses_joint_states (`bool`, *optional*, defaults to `True`):
+            Masked tokens are predicted with voice and face in sight; `False` hides these, to measure what they add.
+        tie_word_embeddings (`bool`, *optional*, defaults to `True`):
+            The last layer of masked language modelling is the token embedding.
         class_weights (`list[float]`, *optional*):
             Weight of each class in the loss.
         label_smoothing (`float`, *optional*, defaults to 0.0):
@@ -213,6 +233,16 @@ class TriemoConfig(PreTrainedConfig):
     step_aligned: bool = False
 
     modality_dropout: float | int = 0.0
+    mlm_weight: float | int = 1.0
+    contrastive_weight: float | int = 1.0
+    frame_weight: float | int = 0.0
+    frame_mask_probability: float | int = 0.15
+    logit_scale_init_value: float | int = 2.6592
+    logit_scale_max: float | int = 4.6052
+    contrastive_local_loss: bool = False
+    contrastive_soft_labels: bool = False
+    mlm_uses_joint_states: bool = True
+    tie_word_embeddings: bool = True
     class_weights: list | None = None
     label_smoothing: float | int = 0.0
     regression_loss: Literal["mse", "ccc"] = "mse"
@@ -285,6 +315,16 @@ class TriemoConfig(PreTrainedConfig):
             raise ValueError(f"audio_step_rate must be above 0 or None, got {self.audio_step_rate}.")
         if not 0 <= self.modality_dropout < 1:
             raise ValueError(f"modality_dropout must be in [0, 1), got {self.modality_dropout}.")
+        for name in ("mlm_weight", "contrastive_weight", "frame_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or above, got {getattr(self, name)}.")
+        if not 0 <= self.frame_mask_probability <= 1:
+            raise ValueError(f"frame_mask_probability must be in [0, 1], got {self.frame_mask_probability}.")
+        if self.logit_scale_init_value > self.logit_scale_max:
+            raise ValueError(
+                f"logit_scale_init_value must be at most logit_scale_max ({self.logit_scale_max}), "
+                f"got {self.logit_scale_init_value}."
+            )
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}.")
         if self.class_weights is not None and len(self.class_weights) != self.num_labels:

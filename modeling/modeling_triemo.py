@@ -20,6 +20,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_triemo import TriemoConfig
+from .distributed_triemo import is_distributed
 from .fusion_triemo import TriemoFusion
 from .inputs_triemo import ModalityInputs
 from .layers_triemo import TriemoEncoderLayer, masked_mean, run_layers, sinusoidal_positions
@@ -34,6 +35,9 @@ from .towers_triemo import (
     supported_attention,
     text_positions,
 )
+
+# What only TriemoForPreTraining has; loading any other class from its checkpoint is no reason for a warning.
+PRETRAINING_KEYS = r"^(mlm_head|logit_scale|frame_heads)\."
 
 
 @dataclass
@@ -199,7 +203,7 @@ class TriemoModel(TriemoPreTrainedModel):
     """
 
     # Loading the base model from a checkpoint with a head is no reason for a warning.
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", PRETRAINING_KEYS]
 
     text_tower: TriemoTextTower
     audio_tower: TriemoAudioTower
@@ -285,19 +289,29 @@ class TriemoModel(TriemoPreTrainedModel):
         inputs = ModalityInputs.collect(self.config, tensors)
         if modality not in inputs.values:
             raise ValueError(f"get_{modality}_features got none of {sorted(tensors)}.")
-        return self._embed_unimodal(modality, self._run_tower(modality, inputs, run_always=False))
+        return self.embed_unimodal(modality, self.run_tower(modality, inputs, run_always=False))
 
-    def _run_tower(self, modality: str, inputs: ModalityInputs, run_always: bool) -> TowerOutput:
+    def run_tower(self, modality: str, inputs: ModalityInputs, run_always: bool) -> TowerOutput:
+        """One tower over a call's tensors; `run_always` even where no sample has the modality."""
         optional = (
             {"token_type_ids": inputs.token_type_ids} if modality == "text" else {"times": inputs.times[modality]}
         )
         return self.tower(modality)(inputs.values[modality], inputs.masks[modality], run_always=run_always, **optional)
 
-    def _embed_unimodal(self, modality: str, output: TowerOutput) -> torch.Tensor:
+    def embed_unimodal(self, modality: str, output: TowerOutput) -> torch.Tensor:
         """z_m: projection of the mean tower state, of norm 1; taken before any step has seen another modality."""
         projection = getattr(self, f"{modality}_projection")
         pooled = masked_mean(output.states.to(projection.weight.dtype), output.mask)
         return nn.functional.normalize(projection(pooled), dim=-1)
+
+    def to_joint_rate(self, modality: str, output: TowerOutput) -> TowerOutput:
+        """Steps as the joint encoder takes them: sound is averaged to `audio_step_rate`."""
+        return self.audio_tower.pool_steps(output) if modality == "audio" else output
+
+    def embed_steps(self, modality: str, output: TowerOutput) -> torch.Tensor:
+        """E_m, (B, L_m, D), of a tower's output at the joint encoder's rate."""
+        embedding = getattr(self, f"{modality}_embedding")
+        return embedding(output.states.to(embedding.projection.weight.dtype), output.times)
 
     @can_return_tuple
     def forward(
@@ -359,7 +373,7 @@ class TriemoModel(TriemoPreTrainedModel):
             },
         )
         inputs.check_presence()
-        run_always = self.training and _is_distributed()
+        run_always = self.training and is_distributed()
         if run_always:
             inputs.add_missing(self.config, self.device)
         if self.training and self.config.modality_dropout > 0:
@@ -368,12 +382,10 @@ class TriemoModel(TriemoPreTrainedModel):
         embeds: dict[str, torch.Tensor] = {}
         states, masks = {}, {}
         for modality in inputs.values:
-            output = self._run_tower(modality, inputs, run_always)
-            embeds[f"{modality}_embeds"] = self._embed_unimodal(modality, output)
-            if modality == "audio":
-                output = self.audio_tower.pool_steps(output)
-            embedding = getattr(self, f"{modality}_embedding")
-            states[modality] = embedding(output.states.to(embedding.projection.weight.dtype), output.times)
+            output = self.run_tower(modality, inputs, run_always)
+            embeds[f"{modality}_embeds"] = self.embed_unimodal(modality, output)
+            output = self.to_joint_rate(modality, output)
+            states[modality] = self.embed_steps(modality, output)
             masks[modality] = output.mask
 
         joint, all_states, attentions = self.encode_jointly(states, masks, output_attentions)
@@ -423,6 +435,8 @@ class TriemoForEmotionClassification(TriemoPreTrainedModel):
     Emotion of a clip: one label (softmax), several (`problem_type="multi_label_classification"`) or real values such
     as valence and arousal (`problem_type="regression"`).
     """
+
+    _keys_to_ignore_on_load_unexpected = [PRETRAINING_KEYS]
 
     def __init__(self, config: TriemoConfig):
         super().__init__(config)
@@ -486,7 +500,7 @@ class TriemoForEmotionClassification(TriemoPreTrainedModel):
         loss = None
         if labels is not None:
             loss = emotion_loss(logits, labels, self.config)
-            if self.training and _is_distributed():
+            if self.training and is_distributed():
                 # The unimodal embeddings are not part of this loss; without them DDP reports unused parameters.
                 loss = loss + 0.0 * sum(outputs[f"{m}_embeds"].sum() for m in self.config.modalities)
         return TriemoClassifierOutput(
@@ -500,11 +514,6 @@ class TriemoForEmotionClassification(TriemoPreTrainedModel):
             attentions=outputs.attentions,
             fusion_attentions=outputs.fusion_attentions,
         )
-
-
-def _is_distributed() -> bool:
-    distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 __all__ = [
