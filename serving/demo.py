@@ -7,12 +7,10 @@ from typing import Any
 from rich.console import Console
 
 from triemo.serving import display
-from triemo.serving.contributions import contributions, uninformed_score
 from triemo.serving.loading import default_model
 from triemo.serving.predict import load_quietly, reading_document, warn_of_fallback
-from triemo.serving.reading import Reading, prepare
+from triemo.serving.reading import Reading, read_subsets
 from triemo.serving.samples import Sample, make_sample
-from triemo.serving.subsets import subset_scores
 
 __all__ = ["demo", "demo_sample"]
 
@@ -50,24 +48,19 @@ def demo(
     own = any(value is not None for value in (file, text, audio, image))
     sample = make_sample(file, text, audio, image) if own else demo_sample()
     reader = load_quietly(Console(stderr=True), model, device)
-    empty = uninformed_score(reader.model.config)
-    tensors, evidence = prepare(reader, sample, **options)
-    scores = subset_scores(reader, tensors)
-    ranked = sorted(scores[evidence.modalities].items(), key=lambda entry: -entry[1])
-    label = ranked[0][0]
-    parts = contributions(scores, label, empty)
+    read = read_subsets(reader, sample, **options)
     if as_json:
-        reading = Reading(sample, evidence, [{"label": name, "score": score} for name, score in ranked])
+        reading = Reading(sample, read.evidence, read.ranked)
         document = {
             **reading_document(reading, model or default_model()),
-            "subsets": [{"modalities": list(subset), "scores": by_label} for subset, by_label in scores.items()],
-            "contributions": {"label": label, "without_input": empty, **parts},
+            "subsets": [{"modalities": list(subset), "scores": by_label} for subset, by_label in read.scores.items()],
+            "contributions": {"label": read.label, "without_input": read.empty, **read.parts},
         }
         print(json.dumps(document, indent=2))
         warn_of_fallback(reading)
         return
     console = Console()
-    display.print_sample(console, sample, evidence)
-    display.print_subsets(console, scores)
-    display.print_contributions(console, label, empty, parts)
+    display.print_sample(console, sample, read.evidence)
+    display.print_subsets(console, read.scores)
+    display.print_contributions(console, read.label, read.empty, read.parts)
     display.print_disclaimer(console)

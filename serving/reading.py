@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from triemo.serving.contributions import contributions, uninformed_score
 from triemo.serving.samples import Sample
-from triemo.serving.subsets import Subset, present_modalities
+from triemo.serving.subsets import Subset, present_modalities, subset_scores
 
-__all__ = ["Evidence", "Reading", "prepare", "read_sample"]
+__all__ = ["Evidence", "Reading", "SubsetReading", "prepare", "read_sample", "read_subsets"]
 
 _IMAGE_LOGGER = logging.getLogger("triemo.processing.image_processing_triemo")
 
@@ -39,6 +40,32 @@ class Reading:
     scores: list[dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class SubsetReading:
+    """
+    Args:
+        scores: of each label from each subset of the modalities, all together last.
+        label: the best one of all together.
+        empty: its score without any input.
+        parts: each modality's part of the way from there to the score of all together.
+        tensors: what the model got, a batch of one.
+    """
+
+    sample: Sample
+    evidence: Evidence
+    scores: dict[Subset, dict[str, float]]
+    label: str
+    empty: float
+    parts: dict[str, float]
+    tensors: Mapping[str, torch.Tensor]
+
+    @property
+    def ranked(self) -> list[dict[str, Any]]:
+        """`{"label", "score"}` of all modalities together, best first."""
+        by_label = self.scores[self.evidence.modalities]
+        return [{"label": name, "score": score} for name, score in sorted(by_label.items(), key=lambda e: -e[1])]
+
+
 def prepare(reader: Any, sample: Sample, **options: Any) -> tuple[dict[str, torch.Tensor], Evidence]:
     """
     The model's input for a sample, and what is in it.
@@ -59,6 +86,21 @@ def read_sample(reader: Any, sample: Sample, **options: Any) -> Reading:
     """Scores of all labels; arguments and errors as in `prepare`."""
     tensors, evidence = prepare(reader, sample, **options)
     return Reading(sample, evidence, reader.postprocess(reader.forward(tensors)))
+
+
+def read_subsets(reader: Any, sample: Sample, **options: Any) -> SubsetReading:
+    """
+    Scores of every subset of the modalities and each one's contribution; arguments as in `prepare`.
+
+    Raises:
+        ValueError: unreadable media, nothing to read from, or a regression model.
+    """
+    empty = uninformed_score(reader.model.config)
+    tensors, evidence = prepare(reader, sample, **options)
+    scores = subset_scores(reader, tensors)
+    together = scores[evidence.modalities]
+    label = max(together, key=together.__getitem__)
+    return SubsetReading(sample, evidence, scores, label, empty, contributions(scores, label, empty), tensors)
 
 
 @contextmanager
