@@ -7,11 +7,16 @@ STAMP := $(VENV)/.triemo-installed
 WORKERS ?= 2
 CODE := modeling processing training serving tests .ci
 
-.PHONY: help venv demo test style quality clean
+# Corpora and, if they are there, local copies of the public encoders, for `make checkpoint`.
+DATA ?= $(or $(TRIEMO_DATA),../shared/data)
+WEIGHTS ?= ../shared/weights
+
+.PHONY: help venv demo test checkpoint style quality clean
 
 help:
 	@echo "make demo     set up, then show the prediction for the demo clip, all seven subsets of its modalities"
 	@echo "make test     set up, then run the whole test suite"
+	@echo "make checkpoint  train and measure checkpoints/triemo-small again (hours; DATA=folder of the corpora)"
 	@echo "make venv     set up only: $(VENV) with everything that the demo and the tests need"
 	@echo "make style    format the code and mend what ruff can mend"
 	@echo "make quality  ruff, mypy on modeling and processing, docstring defaults equal code defaults"
@@ -33,6 +38,9 @@ demo: venv
 
 test: venv
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+checkpoint: venv
+	$(BIN)/python training/release.py --data $(DATA) $(if $(wildcard $(WEIGHTS)),--weights $(WEIGHTS))
 
 style: venv
 	$(BIN)/ruff check --fix $(CODE)

@@ -6,7 +6,7 @@ Shapes: B batch, T log-mel frames, M mel bins, C classes, S side of a square ima
 import torch
 import torch.nn.functional as F
 
-__all__ = ["augment_faces", "augment_log_mel", "mix_up", "normalise_faces", "one_hot", "warp_log_mel"]
+__all__ = ["augment_faces", "augment_log_mel", "crop_frames", "mix_up", "normalise_faces", "one_hot", "warp_log_mel"]
 
 # The processor's numbers: x / 255, then (x - 0.5) / 0.25.
 FACE_MEAN, FACE_STD = 0.5, 0.25
@@ -60,15 +60,25 @@ def augment_faces(pixels: torch.Tensor, size: int = 96, strength: float = 1.0) -
     return images.masked_fill(erased.unsqueeze(1), 0.0)
 
 
-def warp_log_mel(clip: torch.Tensor, max_tempo: float = 0.15, max_stretch: float = 0.1) -> torch.Tensor:
+def crop_frames(clip: torch.Tensor, frames: int) -> torch.Tensor:
+    """A stretch of `frames` frames of a clip (T, M) from a random place; a shorter clip as it is."""
+    if len(clip) <= frames:
+        return clip
+    start = int(torch.randint(0, len(clip) - frames + 1, ()))
+    return clip[start : start + frames]
+
+
+def warp_log_mel(
+    clip: torch.Tensor, max_tempo: float = 0.15, max_stretch: float = 0.1, max_cut: float = 0.25
+) -> torch.Tensor:
     """Another speaker's rendering of a clip (T, M): tempo, vocal tract length (Jaitly and Hinton, 2013), cut ends.
 
-    Tempo changes by up to 15 %, the mel axis is stretched by up to 10 %, and up to a quarter of the frames goes from
-    each end of clips longer than 2 s.
+    Tempo changes by up to `max_tempo`, the mel axis is stretched by up to `max_stretch`, and up to a share of
+    `max_cut` of the frames goes from each end of clips longer than 2 s.
     """
     frames, bins = clip.shape
-    if frames > 200:
-        cut = (torch.rand(2) * 0.25 * (frames - 150)).long()
+    if frames > 200 and max_cut > 0:
+        cut = (torch.rand(2) * max_cut * (frames - 150)).long()
         clip = clip[cut[0] : frames - int(cut[1])]
     tempo, stretch = 1 + (torch.rand(2) * 2 - 1) * torch.tensor([max_tempo, max_stretch])
     rows = torch.linspace(-1, 1, max(4, round(len(clip) * float(tempo))))

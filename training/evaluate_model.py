@@ -168,7 +168,7 @@ def evaluate_rows(
 
 
 def calibrate(model: Any, collator: EmotionCollator, args: EvaluationArguments, state: PartialState) -> dict[str, Any]:
-    """Fit a temperature for each subset on the validation rows, every corpus counting alike; store them by the weights.
+    """Fit a temperature for each subset on the validation rows, corpora counting alike; store them by the weights.
 
     A subset with too few rows gets none.
     """

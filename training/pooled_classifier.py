@@ -1,16 +1,13 @@
 """One encoder, its masked mean over steps, one linear layer: what tunes a tower before the joint model sees it."""
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import nn
 
 from triemo.modeling.layers_triemo import masked_mean
 from triemo.training.augmentation import one_hot
 
-__all__ = ["PooledClassifier", "average_checkpoints"]
+__all__ = ["PooledClassifier"]
 
 
 class PooledClassifier(nn.Module):
@@ -23,6 +20,7 @@ class PooledClassifier(nn.Module):
         label_smoothing: of the cross-entropy, while training.
         standardise: bring every dimension of the pooled state to unit variance first. Whisper's states differ in
             scale by dimension so much that a plain linear layer hardly learns in a few epochs.
+        deviation: pool the standard deviation over the steps beside the mean: how a voice moves.
     """
 
     def __init__(
@@ -32,37 +30,29 @@ class PooledClassifier(nn.Module):
         dropout: float = 0.1,
         label_smoothing: float = 0.0,
         standardise: bool = False,
+        deviation: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.normalisation = nn.BatchNorm1d(encoder.config.hidden_size) if standardise else nn.Identity()
+        self.encoder, self.deviation = encoder, deviation
+        width = encoder.config.hidden_size * (2 if deviation else 1)
+        self.normalisation = nn.BatchNorm1d(width) if standardise else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(encoder.config.hidden_size, num_labels)
+        self.classifier = nn.Linear(width, num_labels)
         self.label_smoothing = label_smoothing
 
     def forward(self, labels: torch.Tensor | None = None, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """`inputs` go to the encoder and hold `attention_mask`; `labels` are (B,) ids or (B, C) probabilities."""
         mask = inputs["attention_mask"]
-        states = self.encoder(**inputs).last_hidden_state
+        states = self.encoder(**inputs).last_hidden_state.float()
         if hasattr(self.encoder, "output_mask"):
             mask = self.encoder.output_mask(mask)
-        pooled = self.normalisation(masked_mean(states, mask).float())
-        logits = self.classifier(self.dropout(pooled)).float()
+        pooled = masked_mean(states, mask)
+        if self.deviation:
+            spread = masked_mean((states - pooled[:, None]) ** 2, mask)
+            pooled = torch.cat([pooled, (spread + 1e-5).sqrt()], dim=-1)
+        logits = self.classifier(self.dropout(self.normalisation(pooled))).float()
         if labels is None:
             return {"logits": logits}
         smoothing = self.label_smoothing if self.training else 0.0
         loss = F.cross_entropy(logits, one_hot(labels, logits.shape[-1]), label_smoothing=smoothing)
         return {"loss": loss, "logits": logits}
-
-
-def average_checkpoints(folder: str | Path, last: int) -> dict[str, torch.Tensor]:
-    """Mean of the weights of the newest `last` Trainer checkpoints in `folder`.
-
-    Raises:
-        ValueError: when there is none.
-    """
-    found = sorted(Path(folder).glob("checkpoint-*/model.safetensors"), key=lambda p: int(p.parent.name.split("-")[1]))
-    if not found:
-        raise ValueError(f"folder: got no checkpoint in {str(folder)!r}, expected at least one")
-    states = [load_file(path) for path in found[-last:]]
-    return {name: torch.stack([state[name].float() for state in states]).mean(0) for name in states[0]}

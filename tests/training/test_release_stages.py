@@ -1,0 +1,268 @@
+"""The stages of `release.py` on tiny random towers and seeded made-up corpora."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from safetensors import safe_open
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
+    ResNetConfig,
+    ResNetModel,
+    TrainingArguments,
+)
+
+from triemo.modeling import TriemoAudioConfig, TriemoAudioModel, TriemoForEmotionClassification
+from triemo.training import release, release_audio, release_joint
+from triemo.training.composites import CompositeDataset, draw_composites
+from triemo.training.label_maps import EMOTIONS
+from triemo.training.pooled_classifier import PooledClassifier
+from triemo.training.release_evaluate import Measured, calibrate, save_half
+from triemo.training.release_run import ReleaseRun
+from triemo.training.release_text import text_scores
+
+WORDS = ["angry", "gross", "scared", "happy", "plain", "sad", "wow"]
+
+
+def tiny_audio() -> TriemoAudioModel:
+    config = TriemoAudioConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    return TriemoAudioModel(config)
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory):
+    """A run's folder with the three towers and the tokenizer."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("run")
+    vocabulary = folder / "vocab.txt"
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    BertTokenizerFast(vocab=str(vocabulary)).save_pretrained(folder / "text")
+    bert = BertConfig(vocab_size=12, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    BertModel(bert, add_pooling_layer=False).save_pretrained(folder / "text")
+    tiny_audio().save_pretrained(folder / "audio")
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+    ResNetModel(ResNetConfig(num_channels=1, layer_type="basic", **sizes)).save_pretrained(folder / "vision")
+    return folder
+
+
+class MadeUpCorpora:
+    """14 rows a modality; word, loudness and brightness tell the class."""
+
+    def __init__(self, data: str | None, split: str, text_corpora: tuple[str, ...] = ("a", "b")) -> None:
+        self.text_rows = {"a": (0, 8), "b": (8, 14)}
+        classes = [row % 7 for row in range(14)]
+        self.labels = {name: [[index] for index in classes] for name in ("text", "audio", "vision")}
+        self.texts = [WORDS[index] for index in classes]
+        self.clips = [torch.full((20 + 2 * row, 80), index / 7.0) for row, index in enumerate(classes)]
+        self.pixels = torch.stack([torch.full((48, 48), 30 * index, dtype=torch.uint8) for index in classes])
+        self.voice = Dataset.from_dict({"original_label": [EMOTIONS[index] for index in classes]})
+
+
+@pytest.fixture
+def collate(towers):
+    return release_joint.TriModalCollator(
+        MadeUpCorpora(None, "test"), AutoTokenizer.from_pretrained(towers / "text"), False
+    )
+
+
+@pytest.fixture
+def model(towers):
+    torch.manual_seed(0)
+    names = {name: str(towers / name) for name in ("text", "audio", "vision")}
+    return TriemoForEmotionClassification.from_encoders_pretrained(
+        **names, hidden_size=16, intermediate_size=32, num_labels=7, projection_dim=8, num_attention_heads=2
+    )
+
+
+def test_absent_modalities_are_masked(collate):
+    items = [
+        {"rows": {"text": 3}, "label": np.eye(7, dtype=np.float32)[3]},
+        {"rows": {"audio": 1, "vision": 1}, "label": np.eye(7, dtype=np.float32)[1]},
+    ]
+    batch = collate(items)
+    assert batch["attention_mask"].any(1).tolist() == [True, False]
+    assert batch["audio_attention_mask"].sum(1).tolist() == [0, 22]
+    assert batch["video_attention_mask"].tolist() == [[0], [1]]
+    assert batch["pixel_values"].shape == (2, 1, 1, 96, 96)
+    assert "pixel_values" not in collate(items[:1])
+
+
+def test_augmented_faces_become_clips_with_rising_times(collate):
+    collate.augment = True
+    batch = collate([{"rows": {"vision": row % 14}, "label": np.zeros(7, np.float32)} for row in range(40)])
+    counts = batch["video_attention_mask"].sum(1)
+    assert counts.min() == 1 and counts.max() == release_joint.MAX_FRAMES
+    assert (batch["video_times"].diff(dim=1) >= 0).all()
+    assert (batch["pixel_values"][batch["video_attention_mask"] == 0] == 0).all()
+
+
+def test_predictions_come_in_the_order_of_the_items(model, collate):
+    items = draw_composites(collate.corpora.labels, per_class=2, seed=0)
+    for item, name in zip(items, ["text", "audio", "vision"] * 5, strict=False):
+        del item["rows"][name]
+    alone = torch.cat([release_joint.predict_logits(model, collate, [item]) for item in items])
+    assert torch.allclose(release_joint.predict_logits(model, collate, items, batch_size=5), alone, atol=1e-5)
+
+
+def test_joint_stage_trains_resumes_and_leaves_the_towers_alone(towers, monkeypatch):
+    monkeypatch.setattr(release_joint, "Corpora", MadeUpCorpora)
+    run = ReleaseRun(output=str(towers), seed=0)
+    settings = {"text_corpora": ["a", "b"], "steps": 3, "batch_size": 12, "learning_rate": 1e-3, "balance": 1.0}
+    settings |= {name: name for name in ("text", "audio", "vision")}
+    report = release_joint.train_joint(run, "joint", **settings)
+    assert set(report["validation_composites"]) >= {"text", "audio+vision", "text+audio+vision"}
+    trained = TriemoForEmotionClassification.from_pretrained(towers / "joint")
+    for name, kind in (("audio", TriemoAudioModel), ("vision", ResNetModel)):
+        before = kind.from_pretrained(towers / name).state_dict()
+        after = trained.triemo.tower(name).encoder.state_dict()
+        assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert trained.config.label_smoothing == 0
+    resumed = release_joint.train_joint(run, "joint", **settings)
+    assert resumed["validation_composites"] == report["validation_composites"]
+
+
+def test_training_lowers_the_loss(model, collate):
+    data = CompositeDataset(collate.corpora.labels, 64, seed=0)
+    batch = collate([data[index] for index in range(64)])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    model.train()
+    losses = []
+    for _ in range(25):
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[0] == pytest.approx(np.log(7), rel=0.25)
+    assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.2
+
+
+@pytest.mark.parametrize("deviation", [False, True])
+def test_pooled_classifier_ignores_padding(deviation):
+    torch.manual_seed(0)
+    classifier = PooledClassifier(tiny_audio(), 7, deviation=deviation).eval()
+    features, mask = torch.randn(1, 30, 80), torch.ones(1, 30, dtype=torch.long)
+    padded = torch.nn.functional.pad(features, (0, 0, 0, 14))
+    padded_mask = torch.nn.functional.pad(mask, (0, 14))
+    alone = classifier(input_features=features, attention_mask=mask)["logits"]
+    batched = classifier(input_features=padded, attention_mask=padded_mask)["logits"]
+    assert torch.allclose(alone, batched, atol=1e-5)
+    if deviation:
+        states = classifier.encoder(features).last_hidden_state[0]
+        pooled = torch.cat([states.mean(0), states.std(0, unbiased=False)])
+        assert torch.allclose(alone[0], classifier.classifier(pooled), atol=1e-3)
+
+
+def test_standardised_states_have_mean_0_and_deviation_1():
+    torch.manual_seed(0)
+    tower, clips = tiny_audio().eval(), [torch.randn(length, 80) for length in (20, 31, 26)]
+    release_audio.standardise_states(tower, *release_audio.state_scale(tower, clips))
+    mean, deviation = release_audio.state_scale(tower, clips)
+    assert torch.allclose(mean, torch.zeros(16), atol=1e-4) and torch.allclose(deviation, torch.ones(16), atol=1e-3)
+
+
+def test_upper_layers_of_the_voice_learn_faster(tmp_path):
+    tower = TriemoAudioModel(
+        TriemoAudioConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    )
+    arguments = TrainingArguments(output_dir=str(tmp_path), learning_rate=1e-4, use_cpu=True, report_to="none")
+    trainer = release_audio.VoiceTrainer(
+        PooledClassifier(tower, 8), arguments, layer_decay=0.5, evaluation_collator=None
+    )
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    rates = {names[id(p)]: group["lr"] for group in trainer.create_optimizer().param_groups for p in group["params"]}
+    assert len(rates) == len(names)
+    found = {key: rates[f"{key}.weight"] for key in ("classifier", "encoder.layer_norm", "encoder.conv1")}
+    assert found == {"classifier": 1e-3, "encoder.layer_norm": 1e-4, "encoder.conv1": 0.25e-4}
+    assert {rate for name, rate in rates.items() if ".layers.1." in name} == {1e-4}
+    assert {rate for name, rate in rates.items() if ".layers.0." in name} == {0.5e-4}
+
+
+def test_each_text_corpus_is_scored_by_its_own_protocol():
+    targets = np.zeros((4, 7))
+    targets[0, [0, 1]], targets[1, 2], targets[2, 3], targets[3, 4] = 0.5, 1, 1, 1
+    logits = np.full((4, 7), -9.0)
+    logits[0, [0, 1]], logits[1, 2], logits[2, 3], logits[3, 5] = 9, 9, 9, 9
+    scores = text_scores(logits, targets, {"several": 2, "one": 2})
+    assert scores["several_macro_f1"] == pytest.approx(3 / 7)  # the other four classes do not occur
+    assert scores["one_weighted_f1"] == pytest.approx(0.5)
+    assert scores["score"] == pytest.approx((3 / 7 + 0.5) / 2)
+
+
+def test_each_subset_gets_its_own_temperature(model, towers):
+    corpora = MadeUpCorpora(None, "validation")
+    measured = Measured(model, corpora, AutoTokenizer.from_pretrained(towers / "text"))
+    sharp = torch.eye(7).repeat(20, 1)
+    labels = torch.arange(7).repeat(20).tolist()
+    for name in ("text", "audio", "vision"):
+        measured.logits[name], measured.targets[name] = sharp.numpy(), sharp.numpy() > 0
+    measured.text_rows = {"a": (0, 70), "b": (70, 140)}
+    wrong = sharp.roll(1, dims=1) * 8
+    found = calibrate(measured, {"text+audio": sharp, "audio+vision": wrong}, labels)
+    assert set(found) == {"text", "audio", "vision", "text+audio", "audio+vision"}
+    assert found["text"] == found["text+audio"] == 0.25  # always right: as sure as is allowed
+    assert found["audio+vision"] == 10.0  # always wrong and sure: as unsure as is allowed
+
+
+def test_release_is_half_on_disk_and_single_when_loaded(model, tmp_path):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    save_half(model, tmp_path / "release")
+    assert not (tmp_path / "release.part").exists()
+    with safe_open(tmp_path / "release" / "model.safetensors", "pt") as file:
+        stored = {file.get_tensor(name).dtype for name in file.keys() if "num_batches" not in name}
+    assert stored == {torch.float16}
+    loaded = TriemoForEmotionClassification.from_pretrained(tmp_path / "release")
+    assert {value.dtype for value in loaded.state_dict().values() if value.is_floating_point()} == {torch.float32}
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, before[name].half().float() if value.is_floating_point() else before[name])
+
+
+def test_stage_reports_are_written_and_not_repeated(tmp_path, monkeypatch):
+    calls = []
+
+    def stage(name: str):
+        kind = name.rsplit("_", 1)[1]
+
+        def train(run, stage_name, *, epochs: int = 1) -> dict:
+            calls.append((stage_name, epochs, run.seed))
+            return {}
+
+        return type("Module", (), {f"train_{kind}": staticmethod(train)})
+
+    monkeypatch.setattr(release, "import_module", stage)
+    config = tmp_path / "stages.yaml"
+    config.write_text(
+        "seed: 5\nstages: [{name: face, kind: vision, epochs: 3}, {name: words, kind: text}, "
+        "{name: end, kind: evaluate}]"
+    )
+    options = ["--config", str(config), "--output", str(tmp_path), "--threads", str(torch.get_num_threads())]
+    release.main(["--stage", "words", *options])
+    report = json.loads((tmp_path / "words.json").read_text())
+    assert report["seed"] == 5 and report["minutes"] >= 0
+    release.main(["--seed", "6", *options])
+    assert calls == [("words", 1, 5), ("face", 3, 6), ("end", 1, 6)]
+    with pytest.raises(ValueError, match="stage: got 'speech', expected one of face, words, end, all"):
+        release.main(["--stage", "speech", *options])
+    config.write_text("seed: 5\nstages: [{name: face, kind: vision, speed: 3}]")
+    with pytest.raises(ValueError, match="stage face: .*unexpected keyword argument 'speed'"):
+        release.main(options)
+    config.write_text("seed: 5\nstages: [{name: face, kind: smell}]")
+    with pytest.raises(ValueError, match="face.kind: got 'smell'"):
+        release.main(options)
+
+
+def test_the_release_config_is_what_the_stages_take():
+    seed, stages = release.read_stages(ReleaseRun().config)
+    assert seed == 0 and list(stages)[-1] == "evaluate"
+
+
+def test_local_encoder_folder_wins_over_the_hub_id(tmp_path):
+    (tmp_path / "whisper-tiny.en-encoder").mkdir()
+    run = ReleaseRun(weights=str(tmp_path))
+    assert run.encoder("openai/whisper-tiny.en") == str(tmp_path / "whisper-tiny.en-encoder")
+    assert run.encoder("roberta-base") == "roberta-base"

@@ -1,0 +1,62 @@
+"""Clips in memory and their batches."""
+
+import torch
+
+from triemo.training.augmentation import crop_frames, warp_log_mel
+from triemo.training.voice_clips import VoiceClips, VoiceCollator, pad_frames
+
+
+def clips(*lengths: int) -> list[torch.Tensor]:
+    return [torch.full((length, 80), index / 10) for index, length in enumerate(lengths)]
+
+
+def test_padding_is_zero_and_masked():
+    features, mask = pad_frames(clips(3, 5))
+    assert features.shape == (2, 5, 80) and mask.tolist() == [[1, 1, 1, 0, 0], [1] * 5]
+    assert (features[0, 3:] == 0).all() and (features[1] == 0.1).all()
+
+
+def test_evaluation_batches_are_the_clips_themselves():
+    data = VoiceClips(clips(30, 40), [2, 7])
+    batch = VoiceCollator(8, augment=False)([data[0], data[1]])
+    assert batch["attention_mask"].sum(1).tolist() == [30, 40]
+    assert batch["labels"].argmax(1).tolist() == [2, 7] and batch["labels"].sum().item() == 2
+    assert data[1]["input_length"] == 40
+
+
+def test_training_batches_are_of_one_length_and_mix_sound_with_label():
+    torch.manual_seed(0)
+    data = VoiceClips([torch.full((400, 80), float(index)) for index in range(8)], range(8))
+    plain = VoiceCollator(8, augment=True, warp=0.0, mix_up=0.0)([data[index] for index in range(8)])
+    assert 200 <= plain["input_features"].shape[1] < 300 and plain["attention_mask"].all()
+    assert torch.equal(plain["labels"], torch.eye(8))
+    mixed = VoiceCollator(8, augment=True, warp=0.0, mix_up=1.0)([data[index] for index in range(8)])
+    assert torch.allclose(mixed["labels"].sum(1), torch.ones(8)) and not torch.equal(mixed["labels"], torch.eye(8))
+    # A clip of the constant i has the label i: what is mixed of one is mixed of the other.
+    expected = mixed["labels"] @ torch.arange(8.0)
+    assert torch.allclose(mixed["input_features"].mean((1, 2)), expected, atol=1e-4)
+
+
+def test_short_clips_shorten_the_batch():
+    torch.manual_seed(0)
+    data = VoiceClips(clips(120, 400), [0, 1])
+    assert VoiceCollator(8, augment=True, warp=0.0)([data[0], data[1]])["input_features"].shape[1] == 120
+
+
+def test_crops_are_stretches_of_the_clip():
+    torch.manual_seed(0)
+    clip = torch.arange(50.0)[:, None].expand(50, 80)
+    starts = set()
+    for _ in range(50):
+        part = crop_frames(clip, 20)
+        assert part.shape == (20, 80) and torch.equal(part[:, 0].diff(), torch.ones(19))
+        starts.add(int(part[0, 0]))
+    assert len(starts) > 10 and crop_frames(clip, 60) is clip
+
+
+def test_a_warp_without_cuts_keeps_both_ends():
+    torch.manual_seed(0)
+    clip = torch.linspace(0, 1, 400)[:, None].expand(400, 80)
+    for _ in range(10):
+        warped = warp_log_mel(clip, max_cut=0.0)
+        assert warped[0, 0] == 0 and abs(float(warped[-1, 0]) - 1) < 1e-4 and 340 <= len(warped) <= 460

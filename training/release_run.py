@@ -1,0 +1,67 @@
+"""What the stages of the release recipe share: where they read and write, and the Trainer's arguments."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+__all__ = ["ReleaseRun", "train_resumable", "trainer_arguments"]
+
+
+@dataclass
+class ReleaseRun:
+    """What `release.py` takes on the command line."""
+
+    config: str = field(
+        default=str(Path(__file__).parent / "configs" / "triemo-small.yaml"), metadata={"help": "YAML of the stages"}
+    )
+    stage: str = field(default="all", metadata={"help": "one stage of the config by name, or all that are not done"})
+    data: str | None = field(default=None, metadata={"help": "folder of the corpora (default: TRIEMO_DATA)"})
+    weights: str | None = field(default=None, metadata={"help": "folder with local copies of the Hub encoders"})
+    output: str = field(default="runs/small", metadata={"help": "folder of the towers, trainer states and logs"})
+    checkpoint: str = field(default="checkpoints/triemo-small", metadata={"help": "folder of the released model"})
+    threads: int = field(default=2, metadata={"help": "torch threads"})
+    cpu: bool = field(default=True, metadata={"help": "train on the CPU; --no_cpu takes the accelerator"})
+    seed: int | None = field(default=None, metadata={"help": "seed of every stage (default: the config's)"})
+
+    def encoder(self, name: str) -> str:
+        """The Hub id, or the local copy under `weights` where there is one."""
+        base = name.split("/")[-1]
+        for candidate in (base, f"{base}-encoder"):
+            if self.weights and (Path(self.weights) / candidate).is_dir():
+                return str(Path(self.weights) / candidate)
+        return name
+
+    def folder(self, stage: str) -> Path:
+        """Where a stage leaves its result; its Trainer's checkpoints lie in `trainer` below."""
+        return Path(self.output) / stage
+
+
+def trainer_arguments(run: ReleaseRun, stage: str, **given: Any) -> TrainingArguments:
+    """The Trainer's arguments of a stage: those that all stages share, and over them `given`."""
+    shared: dict[str, Any] = {
+        "output_dir": str(run.folder(stage) / "trainer"),
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.06,
+        "bf16": True,
+        "use_cpu": run.cpu,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "save_total_limit": 2,
+        "load_best_model_at_end": given.get("eval_strategy", "epoch") != "no",
+        "logging_steps": 100,
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": run.seed,
+    }
+    return TrainingArguments(**{**shared, **given})
+
+
+def train_resumable(trainer: Trainer) -> None:
+    """Trains on from the last checkpoint of the Trainer's folder, or from the start where there is none."""
+    folder = Path(trainer.args.output_dir)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.exists() else None)
