@@ -79,10 +79,10 @@ def save_processor(folder: str | Path, tokenizer_folder: str | Path, weights: st
     Raises:
         ValueError: when there are none: a release without a face detector reads no clip.
     """
-    places = ([Path(weights) / "mtcnn"] if weights else []) + [Path(folder)]
-    found = [file for place in places for file in sorted(place.glob("*.safetensors")) if file.stem != "model"]
+    found = sorted((Path(weights) / "mtcnn").glob("*.safetensors")) if weights else []
+    found += sorted(Path(folder).glob("face_detector.safetensors"))
     if not found:
-        raise ValueError(f"weights: got no face detector in {' or '.join(map(str, places))}, expected mtcnn/*.safetensors")
+        raise ValueError(f"weights: got no face detector, expected {weights}/mtcnn/*.safetensors or one in {folder}")
     detector = found[0]
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, model_max_length=512)
     tokenizer.backend_tokenizer.no_truncation()  # training's limit is not the user's
