@@ -48,6 +48,9 @@ class EvaluationArguments:
         default=None, metadata={"help": "csv, tsv, jsonl or parquet file, folder, Hub data set."}
     )
     corpora: str | None = field(default=None, metadata={"help": "Names of corpora, comma-separated."})
+    corpus_options: str | None = field(
+        default=None, metadata={"help": 'Options of corpora, as JSON: {"ravdess": {"calm": "drop"}}.'}
+    )
     classes: str = field(
         default="seven", metadata={"help": "seven: the classes all corpora share; own: the corpus's."}
     )
@@ -113,7 +116,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 
 def load_parts(args: EvaluationArguments, split: str) -> dict[str, Any]:
-    splits = load_splits(args.table, args.corpora, args.data, args.column_map, args.classes, merge=split == "all")
+    splits = load_splits(
+        args.table,
+        args.corpora,
+        args.data,
+        args.column_map,
+        args.classes,
+        merge=split == "all",
+        corpus_options=args.corpus_options,
+    )
     if not splits.get(split):
         has = ", ".join(name for name, parts in splits.items() if parts)
         raise ValueError(

@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         data_args.column_map,
         data_args.classes,
         data_args.streaming,
+        corpus_options=data_args.corpus_options,
     )
     if "train" not in splits:
         raise ValueError(f"split: got only {', '.join(splits)}, expected a split train.")

@@ -92,6 +92,10 @@ class DataArguments:
         default=None,
         metadata={"help": 'Corpora and weights, "meld:1.0,goemotions:0.5": an epoch draws weight * rows of each.'},
     )
+    corpus_options: str | None = field(
+        default=None,
+        metadata={"help": 'Options of corpora, as JSON: {"ravdess": {"calm": "drop"}}, {"ravdess": {"fold": 0}}.'},
+    )
     classes: str = field(
         default="seven", metadata={"help": "seven: the classes all corpora share; own: the corpus's own."}
     )

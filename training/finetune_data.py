@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ __all__ = [
     "load_splits",
     "parse_column_map",
     "parse_corpora",
+    "parse_corpus_options",
 ]
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,22 @@ def parse_corpora(text: str) -> dict[str, float]:
     if not weights:
         raise ValueError(f"corpora: got {text!r}, expected names such as meld:1.0,goemotions:0.5.")
     return weights
+
+
+def parse_corpus_options(text: str | None, names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """`'{"ravdess": {"calm": "drop"}}'`, options of the readers of the corpora `names`. ValueError for anything else."""
+    try:
+        options = json.loads(text) if text else {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"corpus_options: got {text!r}, which is no JSON: {error}.") from error
+    if not isinstance(options, dict) or not all(isinstance(given, dict) for given in options.values()):
+        raise ValueError(
+            f'corpus_options: got {text!r}, expected a mapping such as {{"ravdess": {{"calm": "drop"}}}}.'
+        )
+    unknown = sorted(set(options) - set(names))
+    if unknown:
+        raise ValueError(f"corpus_options: got {unknown}, expected some of the corpora {', '.join(names)}.")
+    return options
 
 
 def parse_column_map(text: str | None) -> dict[str, str] | None:
@@ -67,6 +84,7 @@ def load_splits(
     classes: str = "seven",
     streaming: bool = False,
     merge: bool = False,
+    corpus_options: str | None = None,
 ) -> dict[str, dict[str, tuple[Any, float]]]:
     """
     `{split: {part: (dataset, weight)}}`; a table is one part, of weight 1. With `merge` the only split is `all`, every
@@ -86,9 +104,10 @@ def load_splits(
     elif merge:
         raise ValueError("split: all is for a table; a corpus is scored on one of its splits.")
     else:
-        splits = {}
-        for name, weight in parse_corpora(corpora or "").items():
-            for found, data in load_corpus(name, root=root, classes=classes).items():
+        splits, weights = {}, parse_corpora(corpora or "")
+        options = parse_corpus_options(corpus_options, weights)
+        for name, weight in weights.items():
+            for found, data in load_corpus(name, root=root, classes=classes, **options.get(name, {})).items():
                 splits.setdefault(found, {})[name] = (data, weight)
     for name, parts in splits.items():
         for part, (data, _) in parts.items():

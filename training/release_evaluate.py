@@ -74,7 +74,7 @@ def save_half(model: TriemoForEmotionClassification, folder: str | Path) -> None
 
 
 def save_processor(folder: str | Path, tokenizer_folder: str | Path, weights: str | None = None) -> None:
-    """Writes the processor that fits the checkpoint, with MTCNN's weights from `<weights>/mtcnn` or an earlier release.
+    """Writes the processor that fits the checkpoint, with MTCNN's weights of `<weights>/mtcnn` or the last release.
 
     Raises:
         ValueError: when there are none: a release without a face detector reads no clip.

@@ -10,7 +10,14 @@ from tiny_checkpoint import LABELS, tiny_classifier
 from torch import nn
 
 from triemo.training.finetune_arguments import ModelArguments, parse_arguments
-from triemo.training.finetune_data import class_counts, infer_problem, parse_column_map, parse_corpora
+from triemo.training.finetune_data import (
+    class_counts,
+    infer_problem,
+    load_splits,
+    parse_column_map,
+    parse_corpora,
+    parse_corpus_options,
+)
 from triemo.training.finetune_folder import last_whole_checkpoint
 from triemo.training.finetune_model import add_lora, class_weights, freeze, parameter_groups
 from triemo.training.finetune_rows import MAX_COPIES, CompositeRows, EmotionRows, MixtureSampler
@@ -213,3 +220,23 @@ def test_a_checkpoint_cut_off_while_it_was_written_is_passed_over(tmp_path):
             (tmp_path / f"checkpoint-{number}" / "trainer_state.json").write_text(content)
     assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
     assert last_whole_checkpoint(tmp_path / "nothing") is None
+
+
+def test_options_reach_the_corpus(data_root):
+    options = '{"ravdess": {"calm": "drop", "fold": 4}}'
+    splits = load_splits(None, "ravdess", str(data_root), classes="own", corpus_options=options)
+    rows = splits["test"]["ravdess"][0]
+    assert set(rows["speaker"]) == {"1", "4", "9", "22"} and "calm" not in set(rows["label"])
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{calm: drop}", "which is no JSON"),
+        ('{"ravdess": "drop"}', "expected a mapping such as"),
+        ('{"meld": {"clips": false}}', "got .'meld'., expected some of the corpora ravdess"),
+    ],
+)
+def test_wrong_options_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_corpus_options(text, ["ravdess"])
