@@ -1,0 +1,96 @@
+"""The same global batch on one process and on two: the same loss and the same gradients."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_pretraining import batch_of_five, gradients, pretraining_model
+
+# Five rows as three and two (all masked tokens but one on the first process), then as four and one, where the second
+# process has neither text nor masked tokens.
+SCRIPT = """
+import json, sys, torch, torch.distributed as dist
+sys.path.insert(0, sys.argv[1])
+from safetensors.torch import save_file
+from tiny_pretraining import batch_of_five, gradients, pretraining_model, rows
+from triemo.training.grad_cache import cached_contrastive_step
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+assert dist.get_world_size() == 2, dist.get_world_size()
+rank, found = dist.get_rank(), {}
+torch.manual_seed(0)
+batch = batch_of_five()
+without_text = ("input_ids", "attention_mask", "mlm_labels")
+for name, fields in json.loads(sys.argv[3]).items():
+    for cut in (3, 4):
+        for way in ("whole", "cached"):
+            model = pretraining_model(**fields).train()
+            wrapped = torch.nn.parallel.DistributedDataParallel(model)  # find_unused_parameters=False
+            own = rows(batch, slice(0, cut) if rank == 0 else slice(cut, 5))
+            if cut == 4 and rank == 1:
+                own = {key: tensor for key, tensor in own.items() if key not in without_text}
+            if way == "whole":
+                losses = wrapped(**own)
+                losses.loss.backward()
+            else:
+                size = len(own["labels"])
+                chunks = [rows(own, slice(0, 1)), rows(own, slice(1, size))] if size > 1 else [own]
+                losses = cached_contrastive_step(wrapped, chunks)
+            key = f"{name}-{cut}-{way}"
+            parts = {part: losses[part].item() for part in losses if part.endswith("loss")}
+            everyone = [None, None]
+            dist.all_gather_object(everyone, parts)
+            found[key] = everyone
+            if rank == 0:
+                save_file(gradients(model), f"{sys.argv[2]}/{key}.safetensors")
+if rank == 0:
+    print(json.dumps(found))
+dist.destroy_process_group()
+"""
+KINDS = {
+    "plain": {"frame_weight": 1.0},
+    "local": {"contrastive_local_loss": True, "contrastive_soft_labels": True},
+    "blind": {"mlm_uses_joint_states": False},
+    "contrastive": {"mlm_weight": 0.0},
+    "mlm": {"contrastive_weight": 0.0},
+}
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="no gloo backend")
+def test_two_processes_give_the_loss_and_the_gradients_of_one(tmp_path):
+    script = tmp_path / "two_ranks.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
+    command += ["--rdzv_endpoint", "localhost:0", str(script), str(Path(__file__).parent), str(tmp_path)]
+    run = subprocess.run(
+        [*command, json.dumps(KINDS)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    found = json.loads(run.stdout.strip().splitlines()[-1])
+    assert len(found) == len(KINDS) * 4
+    for kind, fields in KINDS.items():
+        model = pretraining_model(**fields).train()
+        torch.manual_seed(0)
+        output = model(**batch_of_five())
+        output.loss.backward()
+        expected = gradients(model)
+        parts = {part: output[part].item() for part in output if part.endswith("loss")}
+        for cut in (3, 4):
+            for way in ("whole", "cached"):
+                key = f"{kind}-{cut}-{way}"
+                for of_rank in found[key]:
+                    assert of_rank == pytest.approx(parts, abs=1e-5), key
+                two = load_file(tmp_path / f"{key}.safetensors")
+                assert two.keys() >= expected.keys()
+                for name, gradient in two.items():
+                    one = expected.get(name, torch.zeros_like(gradient))
+                    assert (gradient - one).abs().max() < 1e-5 * max(1.0, one.abs().max()), (key, name)
