@@ -46,7 +46,7 @@ def parse_corpora(text: str) -> dict[str, float]:
 
 
 def parse_corpus_options(text: str | None, names: Collection[str]) -> dict[str, dict[str, Any]]:
-    """`'{"ravdess": {"calm": "drop"}}'`, options of the readers of the corpora `names`. ValueError for anything else."""
+    """`'{"ravdess": {"calm": "drop"}}'`, options of the readers of `names`. Raises ValueError for anything else."""
     try:
         options = json.loads(text) if text else {}
     except json.JSONDecodeError as error:
