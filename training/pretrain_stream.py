@@ -9,10 +9,9 @@ but its content is the history of the run, which a resumed one does not have.)
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,8 +27,7 @@ __all__ = ["Position", "ShardBatches", "ShardReader", "ShardRows", "StreamLoader
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Position:
+class Position(NamedTuple):
     """
     Where a reader stands.
 
@@ -108,12 +106,12 @@ class ShardReader:
             if empty > self.readers:
                 raise ValueError(f"shards: reader {self.reader} of {self.readers} got no row in {empty} passes.")
             after = block[-1][1] if block and not is_last else Position(position.epoch + 1)
-            after = replace(after, broken_shards=self.broken_shards)
+            after = after._replace(broken_shards=self.broken_shards)
             order = self.order([row for row, _ in block], position)
             for index in range(given, len(order)):
                 row = block[order[index]][0]
                 block[order[index]] = ({}, position)  # what was given out need not stay in memory
-                yield row, replace(position, given=index + 1)
+                yield row, position._replace(given=index + 1)
             if is_last:
                 source = self.epoch_rows(after)
             position, given = after, 0
@@ -204,8 +202,8 @@ class ShardBatches(torch.utils.data.IterableDataset):
                 logger.warning(f"media: skipped {row['row']} ({error}); {broken} of {seen} rows seen so far.")
                 self.check_share(broken + place.broken_shards, seen, named)
             if len(samples) == self.batch_size:
-                place = replace(place, seen=seen, broken=broken)
-                yield {"batch": self.collate(samples), "slot": slot, "position": asdict(place)}
+                place = place._replace(seen=seen, broken=broken)
+                yield {"batch": self.collate(samples), "slot": slot, "position": place._asdict()}
                 samples = []
 
     def check_share(self, broken: int, seen: int, named: Sequence[str]) -> None:
@@ -253,7 +251,7 @@ class StreamLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """After the batches given out so far, whatever the workers have prepared beyond them."""
-        positions = {str(slot): asdict(position) for slot, position in self.dataset.positions.items()}
+        positions = {str(slot): position._asdict() for slot, position in self.dataset.positions.items()}
         return {
             "taken": self.dataset.taken,
             "workers": self.workers,

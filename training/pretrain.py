@@ -1,0 +1,167 @@
+"""Pretrain Triemo: masked words from the joint states, and text, speech and face aligned by contrast.
+
+    python training/pretrain.py --table clips.csv --output_dir runs/pretrained
+    accelerate launch --config_file training/configs/ddp.yaml training/pretrain.py \
+        --table hf://datasets/me/clips --streaming true --max_steps 100000 --output_dir runs/pretrained
+
+A second call with the same arguments goes on from the last checkpoint, with the very rows and losses of a run that was
+never stopped. `output_dir` ends up with the model, its processor and `results.json`; `finetune.py --model` takes it.
+"""
+
+import logging
+import platform
+import sys
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from transformers import EarlyStoppingCallback, set_seed
+from transformers.trainer_utils import IntervalStrategy
+
+from triemo.training.finetune_data import drop_empty_rows, parse_column_map
+from triemo.training.finetune_folder import find_checkpoint, run_arguments, save, write_json
+from triemo.training.pretrain_arguments import (
+    PretrainDataArguments,
+    PretrainTrainingArguments,
+    parse_pretrain_arguments,
+)
+from triemo.training.pretrain_data import PretrainCollator, evaluation_rows, load_parts, training_rows
+from triemo.training.pretrain_start import build_pretraining_model, still_modules
+from triemo.training.pretrain_stream import ShardBatches, ShardReader, ShardRows, check_first_row
+from triemo.training.pretrain_trainer import LOSS_PARTS, PretrainTrainer
+from triemo.training.shards import list_shards
+
+__all__ = ["main"]
+
+logger = logging.getLogger("triemo.training.pretrain")
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Parse, load, build, train, save. Returns what `results.json` holds."""
+    model_args, data_args, args = parse_pretrain_arguments(argv)
+    logging.basicConfig(format="%(message)s", level=logging.INFO if args.process_index == 0 else logging.ERROR)
+    checkpoint = find_checkpoint(model_args, data_args, args)
+    set_seed(args.seed)
+    model, processor = build_pretraining_model(model_args)
+    still = still_modules(model, model_args)
+    collators = {
+        name: PretrainCollator(
+            processor,
+            data_args.mlm_probability if model.mlm_head is not None else 0.0,
+            model_args.soft_labels,
+            data_args.sentence_pairs,
+            augment=data_args.augment and name == "train",
+            seed=args.seed,
+            modalities=model.config.modalities,
+            max_length=data_args.max_length,
+        )
+        for name in ("train", "evaluation")
+    }
+    read = streams if data_args.streaming else tables
+    train, sampler, validation = read(data_args, args, collators)
+    if validation is None:
+        if args.early_stopping_patience:
+            raise ValueError("early_stopping_patience: needs a validation split, and there is none.")
+        logger.warning("No validation split: the last weights are kept.")
+        args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    logger.info(f"{trained:,} of {total:,} parameters learn ({trained / total:.1%}).")
+
+    trainer = PretrainTrainer(
+        model=model,
+        args=args,
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=collators["train"].collate,
+        processing_class=processor,
+        evaluation_collator=collators["evaluation"],
+        callbacks=[EarlyStoppingCallback(args.early_stopping_patience)] if args.early_stopping_patience else None,
+        sampler=sampler,
+        still=still,
+        layerwise_lr_decay=args.layerwise_lr_decay,
+        cache_chunk_size=args.cache_chunk_size,
+    )
+    if checkpoint:
+        logger.info(f"Going on from {checkpoint}.")
+    summary = trainer.train(resume_from_checkpoint=checkpoint)
+    results: dict[str, Any] = {"parameters": total, "trained_parameters": trained, "steps": trainer.state.global_step}
+    results |= {"train_loss": summary.training_loss, "best_checkpoint": trainer.state.best_model_checkpoint}
+    if validation is not None:
+        found = trainer.evaluate(metric_key_prefix="validation")
+        results["validation"] = {
+            name: found[f"validation_{name}"] for name in ("loss", *LOSS_PARTS) if f"validation_{name}" in found
+        }
+    log = trainer.state.log_history
+    results |= {
+        "losses": [entry["loss"] for entry in log if "loss" in entry],
+        "history": log,
+        "arguments": run_arguments(model_args, data_args, args),
+        "command": " ".join(["training/pretrain.py", *(sys.argv[1:] if argv is None else argv)]),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "transformers", "datasets")},
+    }
+    folder = Path(args.output_dir)
+    save(trainer, processor, folder)
+    if trainer.is_world_process_zero():
+        write_json(folder / "results.json", results)
+        logger.info(f"Saved to {folder}.")
+    return results
+
+
+def tables(
+    data_args: PretrainDataArguments, args: PretrainTrainingArguments, collators: dict[str, PretrainCollator]
+) -> tuple[Any, Any, Any]:
+    """Training set, its sampler and validation set of a table or of corpora."""
+    rows, joined = load_parts(data_args)
+    if "train" not in rows:
+        raise ValueError(f"split: got only {', '.join(rows)}, expected a split train.")
+    train, sampler = training_rows(rows, joined, collators["train"], data_args, args.seed, args.train_batch_size)
+    validation = dict(rows.get("validation", {}))
+    if data_args.check_media:
+        for name, (data, weight) in validation.items():
+            if {"image", "video"} & set(data.column_names):
+                validation[name] = (
+                    drop_empty_rows(data, collators["evaluation"].encode, f"{name} validation"),
+                    weight,
+                )
+    return train, sampler, evaluation_rows(validation, joined, data_args)
+
+
+def streams(
+    data_args: PretrainDataArguments, args: PretrainTrainingArguments, collators: dict[str, PretrainCollator]
+) -> tuple[Any, Any, Any]:
+    """The same of shards; there is no sampler."""
+    shards = list_shards(data_args.table or "")
+    if "train" not in shards:
+        raise ValueError(f"split: got only {', '.join(shards)}, expected shards of train.")
+    column_map = parse_column_map(data_args.column_map)
+    check_first_row(shards["train"], column_map)
+    reader = partial(
+        ShardReader,
+        shards["train"],
+        seed=args.seed,
+        buffer=data_args.shuffle_buffer,
+        column_map=column_map,
+        group=args.train_batch_size if data_args.length_buckets else None,
+    )
+    batches = ShardBatches(
+        reader,
+        collators["train"].prepare,
+        collators["train"].collate,
+        args.train_batch_size,
+        data_args.max_broken_share,
+        args.process_index,
+        args.world_size,
+    )
+    validation = shards.get("validation")
+    limit = data_args.validation_rows
+    return batches, None, None if validation is None else ShardRows(validation, limit, column_map)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"pretrain.py: {error}")

@@ -1,0 +1,140 @@
+"""Data of `pretrain.py`: masked rows, synthetic clips with all pairs, training and validation sets."""
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from triemo.modeling.losses_triemo import IGNORE_INDEX
+from triemo.processing import TriemoProcessor
+from triemo.training.collation import EmotionCollator
+from triemo.training.composites import SUBSETS, CompositeDataset
+from triemo.training.finetune_data import load_splits, parse_column_map
+from triemo.training.finetune_rows import CompositeRows, EmotionRows, MixtureSampler
+from triemo.training.label_maps import EMOTIONS
+from triemo.training.masking import mask_whole_words
+from triemo.training.pretrain_arguments import PretrainDataArguments
+from triemo.training.tables import load_table
+
+__all__ = ["PairedRows", "PretrainCollator", "class_id", "evaluation_rows", "load_parts", "training_rows"]
+
+# All three mostly, and pairs, for each pair has a loss of its own; one modality alone has nothing to be aligned with.
+PAIRED_WEIGHTS = tuple({1: 0.0, 2: 1.0, 3: 3.0}[len(subset)] for subset in SUBSETS)
+
+
+def class_id(label: Any) -> int:
+    """A number that stands for one label, the same in all processes; -100 for none and for several at once."""
+    if isinstance(label, (list, tuple)):
+        label = label[0] if len(label) == 1 else None
+    if label is None or label == "":
+        return IGNORE_INDEX
+    return int.from_bytes(blake2b(str(label).encode(), digest_size=6).digest(), "big")
+
+
+class PretrainCollator(EmotionCollator):
+    """
+    As [`EmotionCollator`], with whole words masked (`mlm_labels`) in place of a target. A row's masks depend on `seed`
+    and its ticket alone, as its augmentation does.
+
+    Args:
+        processor: a [`TriemoProcessor`].
+        mlm_probability: share of the words that are masked; 0 masks none.
+        soft_labels: add `labels` (B,), a number for each row's label, -100 where there is none.
+        sentence_pairs: the column `sentence` is the text of rows without one. Such sentences are few and known by
+            heart: they are not masked, and their label is the sentence.
+        options: `augment`, `seed`, `modalities`, `max_length` of the [`EmotionCollator`].
+    """
+
+    def __init__(
+        self,
+        processor: TriemoProcessor,
+        mlm_probability: float = 0.15,
+        soft_labels: bool = False,
+        sentence_pairs: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(processor, {name: index for index, name in enumerate(EMOTIONS)}, **options)
+        self.mlm_probability, self.class_labels, self.sentence_pairs = mlm_probability, soft_labels, sentence_pairs
+
+    def prepare(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Tensors (1, ...) of one row."""
+        label, is_read = row.get("label"), self.sentence_pairs and not row.get("text") and bool(row.get("sentence"))
+        if is_read:
+            row, label = {**row, "text": row["sentence"]}, f"sentence: {row['sentence']}"
+        sample: dict[str, Any] = dict(self.encode(row))
+        if self.mlm_probability and not is_read and "input_ids" in sample:
+            draw = np.random.SeedSequence((self.seed, int(row.get("ticket") or 0), 1))
+            generator = torch.Generator().manual_seed(int(draw.generate_state(1)[0]))
+            sample["input_ids"], masked = mask_whole_words(
+                sample["input_ids"],
+                sample["attention_mask"],
+                self.processor.tokenizer,
+                self.mlm_probability,
+                generator,
+            )
+            # The processor pads with 0, and a step that is not masked is -100.
+            sample["mlm_labels"] = masked - IGNORE_INDEX
+        if self.class_labels:
+            sample["labels"] = np.asarray(class_id(label), dtype=np.int64)
+        return sample
+
+    def collate(self, samples: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = super().collate(samples)
+        if "mlm_labels" in batch:
+            batch["mlm_labels"] = batch["mlm_labels"] + IGNORE_INDEX
+        return batch
+
+
+class PairedRows(CompositeRows):
+    """Synthetic rows of two and three modalities."""
+
+    def __init__(self, parts: Mapping[str, tuple[Any, float]], rows: int, seed: int) -> None:
+        super().__init__(parts, rows, seed)
+        self.items = CompositeDataset(self.items.labels, self.items.length, seed, PAIRED_WEIGHTS)
+
+
+Parts = dict[str, dict[str, tuple[Any, float]]]
+
+
+def load_parts(args: PretrainDataArguments) -> tuple[Parts, Parts]:
+    """`{split: {part: (rows, weight)}}` of what is drawn row by row, and of what composites are joined from."""
+    if args.table:
+        # Unlike fine-tuning, labels need not be there.
+        loaded = load_table(args.table, None, parse_column_map(args.column_map), root=args.data, labelled=False)
+        rows: Parts = {name: {Path(args.table).stem: (data, 1.0)} for name, data in loaded.items()}
+    else:
+        rows = load_splits(None, args.corpora, args.data, None, args.classes)
+    if not (args.composites or args.validation_composites):
+        return rows, {}
+    if args.composite_corpora is None:
+        return rows, rows
+    return rows, load_splits(None, args.composite_corpora, args.data, None, args.classes)
+
+
+def training_rows(
+    rows: Parts, joined: Parts, collator: PretrainCollator, args: PretrainDataArguments, seed: int, batch_size: int
+) -> tuple[EmotionRows, MixtureSampler]:
+    """The training set and the order it is drawn in."""
+    parts: list[Any] = [data for data, _ in rows["train"].values()]
+    weights = [weight for _, weight in rows["train"].values()]
+    if args.composites:
+        parts.append(PairedRows(joined["train"], args.composites, seed))
+        weights.append(1.0)
+    found = EmotionRows(parts, collator.prepare, args.max_broken_share)
+    lengths = found.lengths() if args.length_buckets else None
+    return found, MixtureSampler([len(part) for part in parts], weights, seed, lengths, batch_size)
+
+
+def evaluation_rows(
+    rows: Mapping[str, tuple[Any, float]], joined: Parts, args: PretrainDataArguments
+) -> EmotionRows | None:
+    """The validation set: its rows and composites are the same in every evaluation."""
+    parts: list[Any] = [data for data, _ in rows.values()]
+    if args.validation_composites:
+        if "validation" not in joined:
+            raise ValueError("validation_composites: got corpora without a validation split.")
+        parts.append(PairedRows(joined["validation"], args.validation_composites, seed=0))
+    return EmotionRows(parts) if parts else None
