@@ -11,7 +11,16 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-__all__ = ["SUBSET_NAMES", "details_table", "figure_rows", "figures_table", "find_group", "interval", "replace_figures", "subset_rows"]
+__all__ = [
+    "SUBSET_NAMES",
+    "details_table",
+    "figure_rows",
+    "figures_table",
+    "find_group",
+    "interval",
+    "replace_figures",
+    "subset_rows",
+]
 
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 SUBSET_NAMES = {"text": "words", "audio": "voice", "vision": "face"}
@@ -29,7 +38,10 @@ _ROWS = (
         for calm, how in (("merged", "calm merged into neutral"), ("dropped", "calm dropped"))
         for key in ("weighted_f1", "uar")
     ),
-    *((f"fer2013_private_test.{key}", "FER2013, PrivateTest, face alone", _MEASURES[key]) for key in ("accuracy", "uar")),
+    *(
+        (f"fer2013_private_test.{key}", "FER2013, PrivateTest, face alone", _MEASURES[key])
+        for key in ("accuracy", "uar")
+    ),
 )
 _MODALITY_TESTS = {"audio": "RAVDESS, voice", "text": "GoEmotions, words", "vision": "FER2013, face"}
 _ORDER = ("support", "samples", "precision", "recall", "f1", *_MEASURES)
@@ -39,7 +51,7 @@ def figures_table(metrics: Mapping[str, Any]) -> str:
     """
     The main tables: every corpus's test, calibration, and the seven subsets, rounded to three decimals.
 
-    What `metrics` lacks gives no row. An interval is given where `per_class` has the recalls and counts behind a figure.
+    What `metrics` lacks gives no row. An interval is given where `per_class` has the recalls and counts behind it.
     """
     rows = [
         (test, measure, f"{value:.3f}", interval(metrics, path) or "-")
@@ -52,8 +64,8 @@ def figures_table(metrics: Mapping[str, Any]) -> str:
     subsets = [(name, f"{scores['uar']:.3f}", f"{scores['accuracy']:.3f}") for name, _, scores in subset_rows(metrics)]
     if subsets:
         tables.append(
-            "Synthetic composites (a sentence, a voice and a face of the same emotion, joined from the three test sets;"
-            "\nthey do not say how well real clips are read):"
+            "Synthetic composites (a sentence, a voice and a face of the same emotion, joined from the three test "
+            "sets;\nthey do not say how well real clips are read):"
         )
         tables.append(_table(("modalities", "UAR", "accuracy"), subsets))
     return "\n\n".join(tables)

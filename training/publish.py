@@ -1,8 +1,8 @@
 """Publish a checkpoint, a LoRA adapter, the Space: everything is checked here before anything is sent.
 
-    triemo publish me/triemo-small --checkpoint checkpoints/triemo-small --dry-run out     # write it to a folder
-    triemo publish me/triemo-small --checkpoint checkpoints/triemo-small --private         # one commit
-    python training/publish.py me/triemo-small --checkpoint runs/mine --pull-request
+triemo publish me/triemo-small --checkpoint checkpoints/triemo-small --dry-run out     # write it to a folder
+triemo publish me/triemo-small --checkpoint checkpoints/triemo-small --private         # one commit
+python training/publish.py me/triemo-small --checkpoint runs/mine --pull-request
 """
 
 import sys
@@ -35,8 +35,8 @@ def publish(
         A line for each repository, which says what was done.
 
     Raises:
-        ValueError: a file is missing, a pickle is present, the card's figures are not those of metrics.json, the folder
-            does not load in a clean process, or the push failed.
+        ValueError: a file is missing, a pickle is present, the card's figures are not those of metrics.json, the
+            folder does not load in a clean process, or the push failed.
     """
     # Here and not above: `triemo --help` does not wait for torch.
     from triemo.training.publish_checks import check_loads

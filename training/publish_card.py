@@ -1,4 +1,4 @@
-"""The model card: `model_card.md` filled from `metrics.json`, and the check that a card's figures are those measured."""
+"""The model card: `model_card.md` filled from `metrics.json`, and the check that its figures are those measured."""
 
 import json
 import re
@@ -17,7 +17,16 @@ from triemo.training.figures_table import (
     subset_rows,
 )
 
-__all__ = ["EXAMPLE", "PROBES", "TEMPLATE", "check_card", "eval_results", "plain_card", "read_metrics", "released_card"]
+__all__ = [
+    "EXAMPLE",
+    "PROBES",
+    "TEMPLATE",
+    "check_card",
+    "eval_results",
+    "plain_card",
+    "read_metrics",
+    "released_card",
+]
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "model_card.md"
 EXAMPLE = "Oh wow, you really came!"  # said in demo.mp4
@@ -114,11 +123,11 @@ def released_card(template: str, repo: str, metrics: Mapping[str, Any], reader: 
         card.data["datasets"] = [*card.data["datasets"], "declare-lab/MELD"]
     card.data["model_name"] = repo.rpartition("/")[2]
     card.data["eval_results"] = eval_results(metrics)
-    return str(card)
+    return f"{card}\n"
 
 
 def plain_card(repo: str, labels: list[str], example: str, base_model: str | None, is_adapter: bool) -> str:
-    """A card for a model of one's own, which says no more than is known; put a README.md beside the weights for more."""
+    """A card for a model of one's own, which says no more than is known."""
     data = ModelCardData(
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="video-classification",
@@ -130,8 +139,8 @@ def plain_card(repo: str, labels: list[str], example: str, base_model: str | Non
     body = f"""
 # {repo.rpartition("/")[2]}
 
-A Triemo model{" (a LoRA adapter)" if is_adapter else ""} that reads {", ".join(labels)} from text, speech and video in any
-combination. It reads expression, not inner feeling. No figures were measured for this card.
+A Triemo {"LoRA adapter" if is_adapter else "model"} that reads emotion from text, speech and video in any combination:
+{", ".join(labels)}. It reads expression, not inner feeling. No figures were measured for this card.
 
 ## Use
 
@@ -154,16 +163,16 @@ def check_card(card: str, metrics: Mapping[str, Any] | None) -> None:
         metrics: what `metrics.json` holds, None where there is none.
 
     Raises:
-        ValueError: the metadata cannot be read, or a table, a result or a figure with three decimals in the text is not
-            that of `metrics`.
+        ValueError: the metadata cannot be read, or a table, a result or a figure with three decimals in the text is
+            not that of `metrics`.
     """
     parsed = ModelCard(card)  # its own validation of YAML and model-index
     if not parsed.data.to_dict():
         raise ValueError("card: expected metadata as YAML between two lines of ---, got none.")
-    for code in [parsed.data.get("language") or []]:
-        wrong = [one for one in ([code] if isinstance(code, str) else code) if not re.fullmatch(r"[a-z]{2,3}", str(one))]
-        if wrong:
-            raise ValueError(f"card: language: got {wrong}, expected codes of two or three letters.")
+    languages = parsed.data.get("language") or []
+    for code in [languages] if isinstance(languages, str) else languages:
+        if not re.fullmatch(r"[a-z]{2,3}|code|multilingual", str(code)):
+            raise ValueError(f"card: language: got {code!r}, expected a code of two or three letters.")
     if not (metrics and "figures" in metrics):
         return
     if replace_figures(card, figures_table(metrics)) != card or details_table(metrics) not in card:

@@ -1,4 +1,4 @@
-"""What a folder must hold to be published: no pickle, true figures, and that it loads where Triemo is not installed."""
+"""What a folder is checked for before it is published: no pickle, and that it loads where Triemo is not installed."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""Everything a Hub repository of a checkpoint holds: its files and code, card, endpoint, ONNX graphs; and the Space."""
+"""All that a Hub repository of a checkpoint holds: its files and code, card, endpoint, ONNX graphs; and the Space."""
 
 import ast
 import shutil
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from huggingface_hub import RepoCard
 from packaging.requirements import Requirement
+from transformers.utils import logging
 
 from triemo.processing import MultimodalEmotionRecognitionPipeline
 from triemo.training.finetune_start import load_model
@@ -120,6 +121,7 @@ def _card(checkpoint: Path, folder: Path, repo: str, base_model: str | None, car
         return own.read_text("utf-8")
     if card is not None and "{{" not in (text := Path(card).read_text("utf-8")):
         return text
+    logging.disable_progress_bar()
     model, processor = load_model(str(checkpoint))
     reader: Any = MultimodalEmotionRecognitionPipeline(model=model.eval(), processor=processor, device="cpu")
     template = card or (TEMPLATE if is_released else None)

@@ -1,16 +1,18 @@
 """Run by publish_checks.py in a process of its own, offline: loads a repository where `triemo` is not installed.
 
-The argument is a JSON file with `repo`, the name to load by, and `example`, Python whose last comment is what it prints.
+The argument is a JSON file with `repo`, the name to load by, and `example`, Python that ends in a comment with what it
+prints.
 """
 
 import contextlib
 import io
 import json
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-__all__ = ["load_everything", "run_example"]
+__all__ = ["load_everything", "run_example", "try_endpoint"]
 
 TRUST = {"trust_remote_code": True}
 
@@ -44,6 +46,23 @@ def run_example(code: str) -> None:
         raise ValueError(f"the card's example printed {printed.getvalue().strip()!r}, the card says {expected!r}")
 
 
+def try_endpoint(repo: str) -> None:
+    """One request to the repository's `handler.py`, where it has one and the model reads text."""
+    from transformers.utils import cached_file
+
+    file = cached_file(repo, "handler.py", _raise_exceptions_for_missing_entries=False)
+    config = json.loads(Path(str(cached_file(repo, "config.json"))).read_text("utf-8"))
+    if file is None or not (config.get("text_config") or config.get("text_vocab_size")):
+        return
+    spec: Any = spec_from_file_location("handler", file)
+    module = module_from_spec(spec)
+    sys.modules["handler"] = module
+    spec.loader.exec_module(module)
+    answer = module.EndpointHandler(str(Path(file).parent))({"inputs": {"text": "Is this a test?"}})
+    if not answer:
+        raise ValueError(f"handler.py answered {answer!r}")
+
+
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     # As a package that is not there looks to an import and to find_spec alike.
@@ -53,6 +72,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     load_everything(job["repo"])
+    try_endpoint(job["repo"])
     if job["example"]:
         run_example(job["example"])
 

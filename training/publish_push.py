@@ -1,5 +1,6 @@
 """Makes a Hub repository hold exactly one folder, in one commit, or leaves it as it was."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 
 __all__ = ["Pushed", "check_repo_id", "push_folder"]
 
+logger = logging.getLogger("triemo.training.publish")
 _KEPT = {".gitattributes"}  # the Hub's own
 
 
@@ -63,8 +65,8 @@ def push_folder(
         api: a client of another endpoint or token than the environment's.
 
     Raises:
-        ValueError: a wrong name, both a branch and a pull request, `private` for a repository that is public, or a push
-            that failed, with the reason.
+        ValueError: a wrong name, both a branch and a pull request, a pull request to a repository that is not there,
+            `private` for one that is public, or a push that failed, with the reason.
     """
     api = api or HfApi()
     check_repo_id(repo)
@@ -72,7 +74,7 @@ def push_folder(
         raise ValueError("branch and pull request: got both, expected one of them.")
     files = {path.relative_to(folder).as_posix(): path for path in sorted(Path(folder).rglob("*")) if path.is_file()}
     try:
-        with _place(api, repo, repo_type, private, branch) as head:
+        with _place(api, repo, repo_type, private, branch, not pull_request) as head:
             here = set(api.list_repo_files(repo, repo_type=repo_type, revision=head))
             deleted = sorted(here - files.keys() - _KEPT)
             operations = [CommitOperationDelete(name) for name in deleted]
@@ -88,20 +90,23 @@ def push_folder(
     except ValueError:
         raise
     except Exception as error:  # the client's HTTP library is httpx or a fork of it, by release
-        reason = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+        cause = f" {error.__cause__}" if isinstance(error, RuntimeError) and error.__cause__ else ""
+        reason = " ".join(f"{error}{cause}".split()) or type(error).__name__
         raise ValueError(f"repo: could not push to {repo}: {reason}") from error
     return Pushed(commit.pr_url or str(commit.commit_url), commit.oid, commit.oid != head, tuple(deleted))
 
 
 @contextmanager
-def _place(api: HfApi, repo: str, repo_type: str, private: bool, branch: str | None) -> Iterator[str]:
+def _place(api: HfApi, repo: str, repo_type: str, private: bool, branch: str | None, may_make: bool) -> Iterator[str]:
     """The commit to build on. What had to be made for it goes again if the block fails."""
     made_repo = made_branch = False
     try:
         info = api.repo_info(repo, repo_type=repo_type)
         if private and not info.private:
             raise ValueError(f"private: {repo} is public already; make it private on the Hub first.")
-    except RepositoryNotFoundError:
+    except RepositoryNotFoundError as error:
+        if not may_make:
+            raise ValueError(f"pull request: there is no repository {repo} to make it to.") from error
         sdk = {"space_sdk": "gradio"} if repo_type == "space" else {}
         api.create_repo(repo, repo_type=repo_type, private=private or None, **sdk)
         made_repo = True
@@ -114,11 +119,15 @@ def _place(api: HfApi, repo: str, repo_type: str, private: bool, branch: str | N
         head = api.repo_info(repo, repo_type=repo_type, revision=branch).sha
         yield str(head)
     except BaseException:
-        # Not if a commit came to its end after all and only its answer was lost.
-        if made_repo and head in (None, api.repo_info(repo, repo_type=repo_type, revision=branch).sha):
-            api.delete_repo(repo, repo_type=repo_type, missing_ok=True)
-        elif made_branch and head == api.repo_info(repo, repo_type=repo_type, revision=branch).sha:
-            api.delete_branch(repo, branch=str(branch), repo_type=repo_type)
+        try:
+            # Not if a commit came to its end after all and only its answer was lost.
+            is_untouched = head in (None, api.repo_info(repo, repo_type=repo_type, revision=branch).sha)
+            if made_repo and is_untouched:
+                api.delete_repo(repo, repo_type=repo_type, missing_ok=True)
+            elif made_branch and is_untouched:
+                api.delete_branch(repo, branch=str(branch), repo_type=repo_type)
+        except Exception as error:
+            logger.warning("What was made for this push to %s could not be removed again: %s", repo, error)
         raise
 
 

@@ -10,6 +10,7 @@ import json
 import re
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -21,7 +22,9 @@ TOKEN, USER = "hf_loopback", "user"
 LFS_SUFFIXES = (".safetensors", ".onnx", ".bin", ".mp4")
 _RESOLVE = re.compile(r"/(?:(spaces|datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _BATCH = re.compile(r"/(?:(spaces|datasets)/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch")
-_API = re.compile(r"/api/(models|spaces|datasets)/([^/]+/[^/]+?)(?:/(revision|tree|preupload|commit|branch|paths-info|refs)(?:/(.*))?)?")
+_API = re.compile(
+    r"/api/(models|spaces|datasets)/([^/]+/[^/]+?)(?:/(revision|tree|preupload|commit|branch|paths-info|refs)(?:/(.*))?)?"
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,9 @@ class Blob:
     def git_id(self) -> str:
         content = self.content
         if self.lfs:
-            content = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(content)}\n".encode()
+            content = (
+                f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(content)}\n".encode()
+            )
         return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
     @property
@@ -87,13 +92,20 @@ class Refused(Exception):
 
 
 class LoopbackHub:
-    """`with LoopbackHub() as hub:` serves at `hub.url`; `break_at` is where a request's connection is cut or held."""
+    """
+    `with LoopbackHub() as hub:` serves at `hub.url`.
+
+    At requests that match `break_at` the connection is cut, after waiting while `hold` is set; at `lose_answer_at` the
+    request is carried out and the answer lost. `before_commit` is called once, before the next commit.
+    """
 
     def __init__(self) -> None:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.break_at: str | None = None
+        self.lose_answer_at: str | None = None
+        self.before_commit: Callable[[], object] | None = None
         self.held, self.hold = threading.Event(), False
         hub = self
 
@@ -136,18 +148,20 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.url.path
         self.state.requests.append(f"{self.command} {path}")
         self.body = self.read_body()
-        if self.state.break_at and re.search(self.state.break_at, f"{self.command} {path}"):
+        if self.matches(self.state.break_at):
             self.state.held.set()
             while self.state.hold:
                 time.sleep(0.01)
             self.close_connection = True
-            self.connection.close()
             return
         try:
             self.route(path)
         except Refused as error:
             headers = {"X-Error-Message": str(error)} | ({"X-Error-Code": error.code} if error.code else {})
             self.reply({"error": str(error)}, error.status, headers)
+
+    def matches(self, place: str | None) -> bool:
+        return place is not None and re.search(place, f"{self.command} {self.url.path}") is not None
 
     def read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":
@@ -160,6 +174,9 @@ class _Handler(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def reply(self, content: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        if self.matches(self.state.lose_answer_at):
+            self.close_connection = True
+            return
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         headers = {"Content-Length": str(len(body)), "Content-Type": "application/json"} | (headers or {})
@@ -212,7 +229,9 @@ class _Handler(BaseHTTPRequestHandler):
         head = re.match(r"---\n(.*?)\n---\n", content, re.DOTALL)
         values = yaml.safe_load(head[1]) if head else None
         if not isinstance(values, dict) or not isinstance(values.get("license", ""), str):
-            return self.reply({"errors": [{"message": "no metadata, or a license that is no text"}], "warnings": []}, 400)
+            return self.reply(
+                {"errors": [{"message": "no metadata, or a license that is no text"}], "warnings": []}, 400
+            )
         return self.reply({"errors": [], "warnings": []})
 
     def create_or_delete(self, asked: dict, create: bool) -> None:
@@ -310,6 +329,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.reply({"files": answers})
 
     def commit(self, repo: Repo, revision: str, name: str) -> None:
+        meanwhile, self.state.before_commit = self.state.before_commit, None
+        if meanwhile:
+            meanwhile()
         lines = [json.loads(line) for line in self.body.splitlines()]
         header = lines[0]["value"]
         base = header.get("parentCommit") or self.commit_at(repo, revision)[0]

@@ -1,43 +1,37 @@
 """A checkpoint laid out for the Hub: loads without the package, from a folder and from the Hub's cache."""
 
 import ast
-import hashlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from media_files import sine, write_clip, write_sound
-from PIL import Image
+from remote_loading import (
+    MODELS,
+    PROCESSORS,
+    SENTENCE,
+    load_elsewhere,
+    logits_here,
+    pipelines,
+    same_scores,
+    scores_here,
+    write_media,
+)
 from safetensors.torch import load_file, save_file
 from skimage import data
 from tiny_checkpoint import FACE_DETECTOR, save_tiny_checkpoint, tiny_classifier, tiny_processor
-from transformers import AutoProcessor, pipeline
+from transformers import AutoProcessor
 
 from triemo.modeling import TriemoForEmotionClassification
-from triemo.processing import TASK, MultimodalEmotionRecognitionPipeline, TriemoImageProcessor, TriemoProcessor
+from triemo.processing import TASK, TriemoImageProcessor, TriemoProcessor
 from triemo.training.hub_folder import assemble_hub_folder
-
-HEADS = [f"AutoModelFor{task}Classification" for task in ("Sequence", "Audio", "Image", "Video")]
-MODELS = ["AutoModel", *HEADS]
-PROCESSORS = ["AutoProcessor", "AutoImageProcessor", "AutoFeatureExtractor", "AutoTokenizer"]
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-SENTENCE = "I am so happy"
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("media")
-    write_clip(folder / "clip.mp4", frames=12, sound=sine(0.5, 16000), sound_rate=16000)
-    write_sound(folder / "sound.wav", sine(0.5, 16000), 16000)
-    Image.fromarray(data.astronaut()).save(folder / "face.png")
-    return {name.partition(".")[0]: str(folder / name) for name in ("clip.mp4", "sound.wav", "face.png")}
+    return write_media(tmp_path_factory.mktemp("media"))
 
 
 @pytest.fixture(scope="module")
@@ -48,69 +42,6 @@ def hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"face_detector": "mtcnn", "face_detector_weights": FACE_DETECTOR, "assume_cropped_below": 128}
     tiny_processor(**settings).save_pretrained(checkpoint)
     return assemble_hub_folder(checkpoint, tmp_path_factory.mktemp("hub") / "triemo-tiny")
-
-
-def pipelines(files: dict[str, str]) -> dict[str, Any]:
-    return {
-        TASK: [{"video": files["clip"], "text": SENTENCE}, files["face"], files["sound"]],
-        "text-classification": SENTENCE,
-        "audio-classification": files["sound"],
-        "image-classification": files["face"],
-        "video-classification": files["clip"],
-    }
-
-
-def load_elsewhere(tmp_path: Path, repo: str, blocked: list[str], hf_home: Path | None = None, **job: Any) -> dict:
-    """What load_remotely.py finds in a process without the blocked packages, offline and with a cache of its own."""
-    job |= {"repo": repo, "blocked": blocked, "results": str(tmp_path / "results.json")}
-    (tmp_path / "job.json").write_text(json.dumps(job))
-    environment = {**os.environ, "HF_HOME": str(hf_home or tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
-    for name in ("HF_HUB_CACHE", "HF_MODULES_CACHE", "PYTHONPATH"):
-        environment.pop(name, None)
-    script = Path(__file__).with_name("load_remotely.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "job.json")],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((tmp_path / "results.json").read_text())
-
-
-def same_scores(found: Any, wanted: Any) -> None:
-    """Nested lists of label and score, or of numbers, within 1e-6."""
-    if isinstance(wanted, dict):
-        assert found["label"] == wanted["label"]
-        assert found["score"] == pytest.approx(wanted["score"], abs=1e-6)
-    elif isinstance(wanted, list):
-        assert len(found) == len(wanted)
-        for one, other in zip(found, wanted, strict=True):
-            same_scores(one, other)
-    else:
-        assert found == pytest.approx(wanted, abs=1e-6)
-
-
-def logits_here(repo: Path, tensors: dict[str, torch.Tensor]) -> dict[str, list]:
-    """From the installed package, every Auto class, without trust_remote_code."""
-    found = {}
-    for name in MODELS:
-        model = getattr(transformers, name).from_pretrained(repo)
-        assert type(model).__module__ == "triemo.modeling.modeling_triemo"
-        with torch.no_grad():
-            output = model(**tensors)
-        found[name] = (output.pooler_output if name == "AutoModel" else output.logits).tolist()
-    return found
-
-
-def scores_here(repo: Path, files: dict[str, str]) -> dict[str, Any]:
-    here = {TASK: {"pipeline_class": MultimodalEmotionRecognitionPipeline}}
-    return {
-        task: pipeline(task, model=str(repo), top_k=7, **here.get(task, {}))(input_)
-        for task, input_ in pipelines(files).items()
-    }
 
 
 def test_folder_loads_where_the_package_is_not_installed(hub_folder, files, tmp_path):
@@ -141,37 +72,6 @@ def test_folder_loads_where_the_package_is_not_installed(hub_folder, files, tmp_
     for name, values in wanted.items():
         same_scores(found["scores"][name], values)
     same_scores(found["scores"]["saved_again"], wanted[TASK])
-
-
-def test_folder_loads_from_the_hub_cache_offline(files, tmp_path):
-    """By name, out of the layout that huggingface_hub leaves behind; a repository without a face detector."""
-    hub_folder = assemble_hub_folder(save_tiny_checkpoint(tmp_path / "checkpoint"), tmp_path / "folder")
-    cache = tmp_path / "hf" / "hub" / "models--triemo--tiny"
-    for name in ("blobs", "refs", f"snapshots/{COMMIT}"):
-        (cache / name).mkdir(parents=True)
-    (cache / "refs" / "main").write_text(COMMIT)
-    for file in hub_folder.iterdir():
-        blob = cache / "blobs" / hashlib.sha256(file.read_bytes()).hexdigest()
-        blob.write_bytes(file.read_bytes())
-        (cache / "snapshots" / COMMIT / file.name).symlink_to(f"../../blobs/{blob.name}")
-    tensors = dict(AutoProcessor.from_pretrained(hub_folder)(text=[SENTENCE, None], videos=[None, files["clip"]]))
-    save_file(tensors, tmp_path / "inputs.safetensors")
-    wanted = logits_here(hub_folder, tensors) | scores_here(hub_folder, files)
-    chosen = {name: pipelines(files)[name] for name in (TASK, "image-classification")}
-    found = load_elsewhere(
-        tmp_path,
-        "triemo/tiny",
-        ["triemo"],
-        tmp_path / "hf",
-        inputs=str(tmp_path / "inputs.safetensors"),
-        models=MODELS[:2],
-        processors=PROCESSORS,
-        pipelines=chosen,
-    )
-    for name in MODELS[:2]:
-        assert COMMIT in found["classes"][name]
-    for name in (*MODELS[:2], *chosen):
-        same_scores(found["scores"][name], wanted[name])
 
 
 def test_text_needs_neither_media_nor_face_packages(hub_folder, files, tmp_path):
@@ -221,7 +121,7 @@ def test_remote_files_import_only_each_other(hub_folder):
     references = [reference for auto_map in maps for reference in auto_map.values()]
     references.append(config["custom_pipelines"][TASK]["impl"])
     assert names == imported | {reference.partition(".")[0] for reference in references}
-    assert set(config["auto_map"]) == {"AutoConfig", *MODELS}
+    assert set(config["auto_map"]) == {"AutoConfig", "AutoModelForPreTraining", *MODELS}
     for reference in references:
         module, _, cls = reference.partition(".")
         tree = ast.parse((hub_folder / f"{module}.py").read_text("utf-8"))
