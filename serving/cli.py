@@ -187,6 +187,36 @@ def pack_command(
         )
 
 
+@app.command("serve")
+def serve_command(
+    model: Model = None,
+    host: Annotated[
+        str | None, typer.Option("--host", help="Address to listen at; by default this machine alone.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=1, max=65535, help="By default the first free one from 7860.")
+    ] = None,
+    device: Device = None,
+) -> None:
+    """
+    Open the demo as a web page: upload or record a video, speak, type.
+
+    [bold]Examples[/]
+
+    triemo serve
+
+    triemo serve --model runs/mine --host 0.0.0.0 --port 8080
+    """
+    with plain_errors():
+        try:
+            from triemo.serving.app import serve
+        except ModuleNotFoundError as error:
+            if error.name != "gradio":
+                raise
+            raise ValueError("the page needs gradio: pip install 'triemo[demo]'.") from error
+        serve(model, host, port, device=device)
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """A user's error is one line on stderr; exit status 2 for a wrong command line, 1 for bad input."""

@@ -1,0 +1,237 @@
+"""The demo page without a browser: what it shows, its limits and errors, and that no file of a visitor stays."""
+
+import base64
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from media_files import sine, write_clip, write_sound
+from PIL import Image
+
+pytest.importorskip("gradio", reason="the page needs gradio: pip install 'triemo[demo]'")
+
+from gradio_client import Client, handle_file
+
+from triemo.serving import app
+from triemo.serving.app_results import problem_html, reading_html
+from triemo.serving.faces import data_uri, face_pictures
+from triemo.serving.reading import read_subsets
+from triemo.serving.samples import Sample
+from triemo.serving.subsets import subset_scores
+
+SENTENCE = "oh wow you really came !"
+
+
+@pytest.fixture(scope="module")
+def reading(reader, assets):
+    return read_subsets(reader, Sample("clip", None, {"video": str(assets / "demo.mp4"), "text": SENTENCE}))
+
+
+@pytest.fixture(scope="module")
+def client(reader):
+    with app.open_page(reader) as url:
+        yield Client(url, verbose=False, analytics_enabled=False)
+
+
+def table(html: str, label: str) -> list[list[str]]:
+    """Cells of each row of the table that is called so, without their markup."""
+    body = re.search(rf'<table[^>]*aria-label="{label}">(.*?)</table>', html, re.DOTALL)
+    assert body is not None, label
+    rows = re.findall(r"<tr.*?>(.*?)</tr>", body[1], re.DOTALL)
+    return [[re.sub(r"<[^>]+>", " ", cell).strip() for cell in re.findall(r"<t[hd].*?</t[hd]>", row)] for row in rows]
+
+
+def test_every_number_is_the_model_s(reader, reading):
+    html = reading_html(reading, [])
+    scores = subset_scores(reader, reading.tensors)
+    together = scores[("text", "audio", "vision")]
+    best = sorted(together, key=together.get, reverse=True)
+    shown = table(html, "Score of each emotion")
+    assert [row[:2] for row in shown] == [[label, f"{100 * together[label]:.1f} %"] for label in best]
+    head, *rows = table(html, "Score of each emotion from each combination")
+    assert [" ".join(cell.split()) for cell in head[1:]] == [
+        "words",
+        "voice",
+        "face",
+        "words voice",
+        "words face",
+        "voice face",
+        "words voice face",
+    ]
+    assert rows == [[label] + [f"{100 * by_label[label]:.0f}" for by_label in scores.values()] for label in best]
+    marked = {
+        label: row.count("triemo-best") for label, row in zip(best, html.split('<th scope="row">')[8:], strict=False)
+    }
+    tops = [max(by_label, key=by_label.get) for by_label in scores.values()]
+    assert marked == {label: tops.count(label) for label in best}
+    steps = table(html, "Contribution of words, voice and face")
+    assert [row[0] for row in steps] == ["without input", "words", "voice", "face", "together"]
+    numbers = [float(row[1]) for row in steps]
+    assert numbers[0] == pytest.approx(100 / 7, abs=0.05)
+    assert numbers[-1] == pytest.approx(100 * together[best[0]], abs=0.05)
+    assert sum(numbers[:-1]) == pytest.approx(numbers[-1], abs=0.25)  # each rounded
+    assert "Read from words, voice, face (4 of 4 frames)." in html
+
+
+def test_bars_begin_where_the_one_before_ends(reading):
+    parts = {"text": 0.5, "audio": -0.3, "vision": 0.2}
+    html = reading_html(replace(reading, empty=0.1, parts=parts), [])
+    contributions = html[html.index("What makes it") :]
+    bars = re.findall(r'class="triemo-bar([^"]*)" style="margin-left: ([\d.]+)%; width: ([\d.]+)%', contributions)
+    expected = [("", 0, 10), ("", 10, 50), (" triemo-down", 30, 30), ("", 30, 20), ("", 0, 50)]
+    assert [(kind, float(left), float(width)) for kind, left, width in bars] == expected
+
+
+def test_what_is_shown_is_escaped(reading):
+    evil = "<script>x</script>"
+    scores = {
+        subset: {evil if name == reading.label else name: score for name, score in by_label.items()}
+        for subset, by_label in reading.scores.items()
+    }
+    evidence = replace(reading.evidence, missing=[f"no {evil}"])
+    html = reading_html(replace(reading, scores=scores, label=evil, evidence=evidence), [])
+    assert "<script" not in html and html.count("&lt;script&gt;") >= 4
+    assert "<script" not in problem_html(evil)
+
+
+def test_faces_are_the_pixels_the_model_got(reader, assets):
+    """The other side is the processor itself, told not to normalise."""
+    tensors = reader.preprocess({"video": str(assets / "demo.mp4")})
+    raw = reader.processor(videos=str(assets / "demo.mp4"), do_normalize=False, do_rescale=False)
+    assert tensors["pixel_values"].shape[1] == 4
+    pictures = face_pictures(reader, tensors, most=3)
+    assert [seconds for seconds, _ in pictures] == [tensors["video_times"][0, frame].item() for frame in (0, 2, 3)]
+    for (_, picture), frame in zip(pictures, (0, 2, 3), strict=True):
+        expected = raw["pixel_values"][0, frame].permute(1, 2, 0).squeeze().numpy()
+        assert np.abs(np.asarray(picture, dtype=np.float32) - expected).max() <= 0.51
+    mask = torch.tensor([[0, 1, 0, 0]])
+    assert len(face_pictures(reader, {**tensors, "video_attention_mask": mask})) == 1
+    assert face_pictures(reader, {**tensors, "video_attention_mask": mask * 0}) == []
+    assert face_pictures(reader, reader.preprocess({"text": SENTENCE})) == []
+    uri = data_uri(pictures[0][1])
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as again:
+        assert np.array_equal(np.asarray(again), np.asarray(pictures[0][1]))
+
+
+def test_words_alone(client):
+    html = client.predict(None, None, SENTENCE, api_name="/read")
+    assert "Read from words." in html and len(table(html, "Score of each emotion")) == 7
+    assert "combination" not in html and "What makes it" not in html and "<img" not in html
+
+
+def test_clip_voice_and_words(client, reader, assets, clips):
+    clip, voice = {"video": handle_file(assets / "demo.mp4")}, handle_file(clips / "sound.wav")
+    html = client.predict(clip["video"], voice, SENTENCE, api_name="/read")
+    expected = reader({"video": str(assets / "demo.mp4"), "audio": str(clips / "sound.wav"), "text": SENTENCE})
+    shown = table(html, "Score of each emotion")
+    assert [row[:2] for row in shown] == [[entry["label"], f"{100 * entry['score']:.1f} %"] for entry in expected]
+    assert html.count("<img") == 4  # one of each frame looked at
+
+
+def test_problems_are_said_in_place_of_a_reading(client, clips, tmp_path, monkeypatch):
+    def answer(video=None, voice=None, words=None):
+        given = [handle_file(file) if file else None for file in (video, voice)]
+        return client.predict(*given, words, api_name="/read")
+
+    assert "Nothing to read yet" in answer() and "Nothing to read yet" in answer(words="  ")
+    broken = answer(clips / "broken.mp4")
+    assert 'role="alert"' in broken and "broken.mp4" in broken and "/" not in re.sub(r"</\w+>", "", broken)
+    assert "it has no picture track" in answer(clips / "sound.wav")
+    assert "no face was found" in answer(clips / "empty.mp4")
+    note = answer(clips / "faceless.mp4")
+    assert "No face was found in 4 frames: read from voice alone." in note and 'role="alert"' not in note
+    monkeypatch.setattr(app, "LIMITS", replace(app.LIMITS, seconds=1.5))
+    assert "faceless.mp4: at most 1.5 seconds" in answer(clips / "faceless.mp4")
+    long = write_sound(tmp_path / "long.wav", sine(2, 16000), 16000)
+    assert "long.wav: at most 1.5 seconds" in answer(voice=long)
+
+
+def test_a_recording_without_a_stated_duration(client, tmp_path):
+    """Browsers record into a stream of WebM whose header does not say how long it will be."""
+    whole = write_clip(tmp_path / "whole.mkv", frames=20, sound=sine(0.8, 16000), sound_rate=16000).read_bytes()
+    place = whole.index(b"\x44\x89\x88")  # the Duration element: an empty one in its place
+    recorded = tmp_path / "recorded.webm"
+    recorded.write_bytes(whole[:place] + b"\xec\x89" + b"\0" * 9 + whole[place + 11 :])
+    html = client.predict(handle_file(recorded), None, None, api_name="/read")
+    assert "Read from voice." in html, html
+
+
+def test_uploads_go_with_their_visitor(tmp_path):
+    files = [tmp_path / str(n) for n in range(3)]
+    for file in files:
+        file.touch()
+    first, second, third = map(str, files)
+    uploads = app.Uploads()
+    uploads.keep("ann", [first, second])
+    uploads.keep("bob", [second, third])
+    uploads.keep("ann", [second])
+    assert [file.exists() for file in files] == [False, True, True]
+    uploads.forget("ann")
+    assert [file.exists() for file in files] == [False, True, True]  # bob gave the same file
+    uploads.forget("bob")
+    uploads.forget("nobody")
+    assert not any(file.exists() for file in files)
+
+
+def test_the_page_asks_for_no_analytics_and_keeps_no_history(client, reader):
+    page = app.build_app(reader)
+    assert page.analytics_enabled is False
+    assert page.delete_cache == (60, 600)
+    config = client.config
+    assert config["run_history"] is False and config["analytics_enabled"] is False
+    assert [one["api_name"] for one in config["dependencies"] if one.get("api_visibility") == "public"] == ["read"]
+
+
+def test_a_regression_model_is_refused(reader, monkeypatch):
+    monkeypatch.setattr(reader.model.config, "problem_type", "regression")
+    with pytest.raises(ValueError, match="regression"):
+        app.build_app(reader)
+
+
+def test_the_model_of_a_space(tmp_path, monkeypatch):
+    monkeypatch.delenv("TRIEMO_MODEL", raising=False)
+    assert app._model_of_the_space() is None  # here the file beside it is no Space's card
+    monkeypatch.setattr(app, "__file__", str(tmp_path / "app.py"))
+    (tmp_path / "README.md").write_text("---\nsdk: gradio\nmodels:\n- me/mine\n---\n")
+    assert app._model_of_the_space() == "me/mine"
+    monkeypatch.setenv("TRIEMO_MODEL", "other/model")
+    assert app._model_of_the_space() == "other/model"
+
+
+def test_serve_starts_and_leaves_nothing(tiny_checkpoint, reader, tmp_path):
+    """The command itself; a signal ends it, and its temporary folder goes."""
+    command = [sys.executable, "-m", "triemo.serving.cli", "serve", "--device", "cpu"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [*command, "--model", str(tiny_checkpoint)], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        url = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert url is not None, line
+        with urllib.request.urlopen(url[0], timeout=30) as response:
+            assert b"Triemo" in response.read()
+        assert list(tmp_path.glob("triemo-page-*"))
+        port = int(url[0].rpartition(":")[2])
+        with pytest.raises(ValueError, match=f"port {port} .*in use"), app.open_page(reader, port=port):
+            pass
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    deadline = time.monotonic() + 5
+    while list(tmp_path.glob("triemo-page-*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not list(tmp_path.glob("triemo-page-*"))
