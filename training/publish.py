@@ -40,8 +40,9 @@ def publish(
     """
     # Here and not above: `triemo --help` does not wait for torch.
     from triemo.training.publish_checks import check_loads
-    from triemo.training.publish_folder import assemble_repository, assemble_space
+    from triemo.training.publish_folder import assemble_repository
     from triemo.training.publish_push import check_repo_id, push_folder
+    from triemo.training.publish_space import assemble_space
 
     check_repo_id(repo)
     for name, field in ((base_model, "base-model"), (space, "space")):

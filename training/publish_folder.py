@@ -1,16 +1,11 @@
-"""All that a Hub repository of a checkpoint holds: its files and code, card, endpoint, ONNX graphs; and the Space."""
+"""All that a Hub repository of a checkpoint holds: its files and code, card, endpoint handler, ONNX graphs."""
 
-import ast
 import shutil
 import tempfile
-from collections.abc import Iterable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import RepoCard
-from packaging.requirements import Requirement
 from transformers.utils import logging
 
 from triemo.processing import MultimodalEmotionRecognitionPipeline
@@ -18,14 +13,13 @@ from triemo.training.finetune_start import load_model
 from triemo.training.hub_folder import assemble_hub_folder
 from triemo.training.publish_card import EXAMPLE, TEMPLATE, check_card, plain_card, read_metrics, released_card
 from triemo.training.publish_checks import check_no_pickles, first_example
+from triemo.training.publish_imports import PROJECT, requirements_of
 
-__all__ = ["RELEASED", "assemble_repository", "assemble_space", "requirements_of"]
+__all__ = ["RELEASED", "assemble_repository"]
 
 RELEASED = "triemo-small"  # the model that model_card.md is about
-_SERVING = Path(__file__).resolve().parent.parent / "serving"
+_SERVING = PROJECT / "serving"
 _UNFILLED = "[More Information Needed]"  # in the card that peft puts beside every adapter
-# Import names that are not the distribution's.
-_IMPORTED_AS = {"pillow": "PIL", "opencv-python-headless": "cv2", "pyyaml": "yaml", "scikit-learn": "sklearn"}
 
 
 def assemble_repository(
@@ -74,43 +68,6 @@ def assemble_repository(
             raise ValueError(f"output must be a new or empty folder, got {output}, which is not.")
         folder.rename(output)
     return output
-
-
-def assemble_space(output: Path, space: str, repo: str) -> Path:
-    """
-    Write the demo Space's files, its card naming the model it shows.
-
-    Raises:
-        ValueError: this install has no Space files, or `output` is in use.
-    """
-    source, output = _SERVING / "space", Path(output)
-    if not (source / "README.md").is_file():
-        raise ValueError(f"space: {space} cannot be made, this install has no files at {source}.")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"output must be a new or empty folder, got {output}, which is not.")
-    shutil.copytree(source, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    card = RepoCard.load(output / "README.md")
-    card.data["models"] = [repo]
-    card.save(output / "README.md")
-    check_no_pickles(output, whole=True)
-    return output
-
-
-def requirements_of(files: Iterable[Path]) -> list[str]:
-    """Of the libraries that Triemo requires, with their bounds, those that these Python files import anywhere."""
-    imported = set()
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                imported.add(str(node.module).partition(".")[0])
-    lines = set()
-    for requirement in map(Requirement, metadata.requires("triemo") or []):
-        name = requirement.name.lower()
-        if _IMPORTED_AS.get(name, name.replace("-", "_")) in imported:
-            lines.add(f"{name}{requirement.specifier}")
-    return sorted(lines)
 
 
 def _card(checkpoint: Path, folder: Path, repo: str, base_model: str | None, card: Path | None) -> str:

@@ -1,7 +1,9 @@
 """What a repository is made of, and what is never published."""
 
+import ast
 import json
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -11,7 +13,11 @@ from tiny_checkpoint import save_tiny_checkpoint
 
 from triemo.training.publish import publish
 from triemo.training.publish_checks import check_no_pickles, first_example
-from triemo.training.publish_folder import assemble_repository, assemble_space, requirements_of
+from triemo.training.publish_folder import assemble_repository
+from triemo.training.publish_imports import requirements_of
+from triemo.training.publish_space import assemble_space
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -113,14 +119,29 @@ def test_wrong_arguments_are_named_before_anything_is_done(tiny, tmp_path):
     assert not out.exists()
 
 
-def test_space_names_the_model_it_shows(tmp_path, monkeypatch):
-    serving = tmp_path / "serving"
-    (serving / "space").mkdir(parents=True)
-    monkeypatch.setattr("triemo.training.publish_folder._SERVING", serving)
+def test_space_is_whole_and_names_the_model_it_shows(tmp_path):
+    """Every module of ours that a file in it imports is in it."""
+    project = tmp_path / "project"
+    for name in ("modeling", "processing", "training", "serving"):
+        shutil.copytree(ROOT / name, project / name)
+    shutil.rmtree(project / "serving" / "space", ignore_errors=True)
     with pytest.raises(ValueError, match="user/demo cannot be made"):
-        assemble_space(tmp_path / "out", "user/demo", "user/tiny")
-    (serving / "space" / "README.md").write_text("---\ntitle: Triemo\nsdk: gradio\napp_file: app.py\n---\n# Demo\n")
-    (serving / "space" / "app.py").write_text("print(1)\n")
-    folder = assemble_space(tmp_path / "out", "user/demo", "user/tiny")
-    assert {path.name for path in folder.iterdir()} == {"README.md", "app.py"}
+        assemble_space(tmp_path / "out", "user/demo", "user/tiny", project)
+    space = project / "serving" / "space"
+    space.mkdir()
+    (space / "README.md").write_text("---\ntitle: Triemo\nsdk: gradio\napp_file: app.py\n---\n# Demo\n")
+    folder = assemble_space(tmp_path / "out", "user/demo", "user/tiny", project)
+    assert {path.name for path in folder.iterdir()} == {"README.md", "app.py", "requirements.txt", "triemo"}
     assert "sdk: gradio" in (folder / "README.md").read_text() and "- user/tiny" in (folder / "README.md").read_text()
+    assert "torch<" in (folder / "requirements.txt").read_text()
+    for file in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("triemo."):
+                place = folder / str(node.module).replace(".", "/")
+                assert place.with_suffix(".py").is_file() or (place / "__init__.py").is_file(), (
+                    f"{file}: {node.module}"
+                )
+    assert (folder / "triemo" / "serving" / "assets" / "demo.mp4").is_file()
+    assert (folder / "triemo" / "modeling" / "fusion_triemo.py").is_file()
+    assert not (folder / "triemo" / "serving" / "cli.py").exists()
+    assert not list(folder.rglob("__pycache__"))
