@@ -20,7 +20,7 @@ def requirements_of(files: Iterable[Path]) -> list[str]:
     lines = set()
     for requirement in map(Requirement, metadata.requires("triemo") or []):
         name = requirement.name.lower()
-        if _IMPORTED_AS.get(name, name.replace("-", "_")) in imported:
+        if name != "triemo" and _IMPORTED_AS.get(name, name.replace("-", "_")) in imported:
             lines.add(f"{name}{requirement.specifier}")
     return sorted(lines)
 
@@ -50,9 +50,10 @@ def modules_of(entry: Path, project: Path = PROJECT) -> set[Path]:
 
 
 def _imports(file: Path) -> Iterator[tuple[int, str]]:
-    """Level (0 is absolute) and module of each import, wherever it stands in the file."""
+    """Level (0 is absolute) and name of each module that an import may mean, wherever it stands in the file."""
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((0, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.level, node.module
+            yield from ((node.level, f"{node.module}.{alias.name}") for alias in node.names)

@@ -133,14 +133,18 @@ def test_space_is_whole_and_names_the_model_it_shows(tmp_path):
     folder = assemble_space(tmp_path / "out", "user/demo", "user/tiny", project)
     assert {path.name for path in folder.iterdir()} == {"README.md", "app.py", "requirements.txt", "triemo"}
     assert "sdk: gradio" in (folder / "README.md").read_text() and "- user/tiny" in (folder / "README.md").read_text()
+    assert "triemo" not in (folder / "requirements.txt").read_text()
     assert "torch<" in (folder / "requirements.txt").read_text()
-    for file in folder.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("triemo."):
-                place = folder / str(node.module).replace(".", "/")
-                assert place.with_suffix(".py").is_file() or (place / "__init__.py").is_file(), (
-                    f"{file}: {node.module}"
-                )
+    imported = {
+        name
+        for file in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("triemo.")
+        for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+    }
+    ours = {name for name in imported if (ROOT / f"{name.partition('.')[2].replace('.', '/')}.py").is_file()}
+    assert len(ours) > 10
+    assert not {name for name in ours if not (folder / f"{name.replace('.', '/')}.py").is_file()}
     assert (folder / "triemo" / "serving" / "assets" / "demo.mp4").is_file()
     assert (folder / "triemo" / "modeling" / "fusion_triemo.py").is_file()
     assert not (folder / "triemo" / "serving" / "cli.py").exists()
