@@ -2,22 +2,21 @@
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("gradio", reason="the page needs gradio: pip install 'triemo[demo]'")
 pytest.importorskip("selenium", reason="needs selenium: pip install 'triemo[dev]'")
 
-from selenium import webdriver
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
 
 from triemo.serving.app import open_page
+from triemo.serving.make_screenshot import find_browser, open_browser, resize_window, take_screenshot, wait_until
 
 PHONE = (390, 844)
 DESKTOP = (1280, 900)
@@ -26,24 +25,9 @@ SENTENCE = "oh wow you really came !"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    driver = shutil.which("chromedriver")
-    if found is None or driver is None:
+    if find_browser() is None:
         pytest.skip("no Chromium with its chromedriver here (Debian: apt install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = found
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        "--disable-background-networking",
-        # Pictures and sound of a synthetic camera and microphone, without asking.
-        "--use-fake-device-for-media-stream",
-        "--use-fake-ui-for-media-stream",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as opened:
+    with open_browser() as opened:
         yield opened
 
 
@@ -59,12 +43,9 @@ def visit(browser: Any, url: str) -> Iterator[Callable[[tuple[int, int]], Any]]:
     browser.get_log("performance"), browser.get_log("browser")
 
     def open_in(size: tuple[int, int]) -> Any:
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE},
-        )
+        resize_window(browser, *size, mobile=size == PHONE)
         browser.get(url)
-        wait(browser, lambda: browser.find_elements(By.CSS_SELECTOR, "textarea"))
+        wait_until(browser, lambda: browser.find_elements(By.CSS_SELECTOR, "textarea"))
         return browser
 
     yield open_in
@@ -74,22 +55,18 @@ def visit(browser: Any, url: str) -> Iterator[Callable[[tuple[int, int]], Any]]:
     assert [e["message"] for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
 
 
-def wait(browser: Any, condition: Callable[[], Any], seconds: float = 60) -> Any:
-    return WebDriverWait(browser, seconds, poll_frequency=0.1).until(lambda _: condition())
-
-
 def press(browser: Any, label: str) -> None:
     """Presses the button of that name, once it can be pressed."""
     buttons = [b for b in browser.find_elements(By.TAG_NAME, "button") if b.text.strip() == label]
     assert buttons, f"no button {label!r}"
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", buttons[0])
-    wait(browser, buttons[0].is_enabled)
+    wait_until(browser, buttons[0].is_enabled)
     buttons[0].click()
 
 
 def result(browser: Any, sign: str) -> str:
     """The result's text, once it has an element that matches `sign`."""
-    wait(browser, lambda: browser.find_elements(By.CSS_SELECTOR, f"#triemo-result {sign}"))
+    wait_until(browser, lambda: browser.find_elements(By.CSS_SELECTOR, f"#triemo-result {sign}"))
     return browser.find_element(By.ID, "triemo-result").text
 
 
@@ -99,7 +76,7 @@ def upload(browser: Any, place: int, file: Path) -> None:
         browser.find_elements(By.CSS_SELECTOR, "button[aria-label*='pload']")[-1].click()
     inputs = browser.find_elements(By.CSS_SELECTOR, "input[type=file]")
     inputs[place].send_keys(str(file))
-    wait(browser, lambda: files_of_visitors() and "Uploading" not in browser.page_source)
+    wait_until(browser, lambda: files_of_visitors() and "Uploading" not in browser.page_source)
 
 
 def files_of_visitors() -> list[Path]:
@@ -172,14 +149,13 @@ def test_record_from_camera_and_microphone(visit):
     """What the browser's own recorder writes is read; the synthetic camera shows no face."""
     page = visit(DESKTOP)
     page.find_element(By.CSS_SELECTOR, "[aria-label='Capture from camera']").click()
-    wait(page, lambda: "Access Webcam" in page.find_element(By.TAG_NAME, "body").text)
+    wait_until(page, lambda: "Access Webcam" in page.find_element(By.TAG_NAME, "body").text)
     press(page, "Click to Access Webcam")
-    wait(page, lambda: page.find_elements(By.CSS_SELECTOR, "[aria-label='start recording']"))
+    wait_until(page, lambda: page.find_elements(By.CSS_SELECTOR, "[aria-label='start recording']"))
     page.find_element(By.CSS_SELECTOR, "[aria-label='start recording']").click()
     time.sleep(1.5)
-    wait(page, lambda: page.find_elements(By.CSS_SELECTOR, "[aria-label='stop recording']"))
-    page.find_element(By.CSS_SELECTOR, "[aria-label='stop recording']").click()
-    wait(page, files_of_visitors)
+    press(page, "Stop")
+    wait_until(page, files_of_visitors)
     press(page, "Read")
     shown = result(page, ".triemo-lead, .triemo-problem")
     assert "No face was found" in shown and "Read from voice." in shown, shown
@@ -187,14 +163,22 @@ def test_record_from_camera_and_microphone(visit):
 
 def test_files_go_when_they_are_removed_or_the_page_is_closed(visit, browser, clips, assets):
     page = visit(DESKTOP)
-    wait(page, lambda: not files_of_visitors(), 20)  # of the visits before
+    wait_until(page, lambda: not files_of_visitors(), 20)  # of the visits before
     upload(page, 0, assets / "demo.mp4")
     assert [path.name for path in files_of_visitors()] == ["demo.mp4"]
     press(page, "Clear")
-    wait(page, lambda: not files_of_visitors(), 20)
+    wait_until(page, lambda: not files_of_visitors(), 20)
     upload(page, 0, assets / "demo.mp4")
     press(page, "Read")
     result(page, ".triemo-lead")
     assert len(files_of_visitors()) == 1  # as long as the page shows it
     browser.get("about:blank")
-    wait(browser, lambda: not files_of_visitors(), 20)
+    wait_until(browser, lambda: not files_of_visitors(), 20)
+
+
+def test_the_screenshot(browser, url, tmp_path):
+    take_screenshot(url, tmp_path / "page.png")
+    with Image.open(tmp_path / "page.png") as picture:
+        assert picture.width == 1100 and picture.height > 800
+        assert len(picture.convert("RGB").getcolors(1000)) > 50  # not a blank page
+    assert (tmp_path / "page.png").stat().st_size < 200_000
