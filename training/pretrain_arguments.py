@@ -56,7 +56,9 @@ class PretrainDataArguments(DataArguments):
     )
     mlm_probability: float = field(default=0.15, metadata={"help": "Share of the words that are masked."})
     shuffle_buffer: int = field(default=1000, metadata={"help": "Streamed rows that are shuffled together."})
-    validation_rows: int = field(default=1000, metadata={"help": "Validation rows of a stream, at most; 0 for all."})
+    validation_rows: int = field(
+        default=1000, metadata={"help": "Validation rows of each corpus, at most; 0 for all."}
+    )
 
 
 @dataclass

@@ -97,7 +97,7 @@ class PretrainTrainer(EmotionTrainer):
         with self.compute_loss_context_manager():
             losses = cached_contrastive_step(model, chunks, self.accelerator.backward)
         self.meters.add(losses)
-        return losses["loss"].detach()
+        return losses["loss"]
 
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
