@@ -71,7 +71,8 @@ class TriemoFusion(nn.Module):
             ValueError: if step-aligned sequences differ in length.
         """
         lengths = {modality: state.shape[1] for modality, state in states.items()}
-        if self.step_aligned and len(set(lengths.values())) > 1:
+        first = next(iter(lengths.values()))
+        if self.step_aligned and any(length != first for length in lengths.values()):
             raise ValueError(f"step-aligned modalities must have the same number of steps, got {lengths}.")
         residual = torch.stack([self.reduce(state, masks[m]) for m, state in states.items()]).sum(0)
         present = {m: mask.any(1) for m, mask in masks.items()}

@@ -71,8 +71,10 @@ class ModalityInputs:
         for modality, name in MASKS.items():
             if modality not in inputs.values and tensors.get(name) is not None:
                 raise ValueError(f"{name} was passed without the {modality} input it belongs to.")
-        sizes = {modality: len(tensor) for modality, tensor in inputs.values.items()}
-        if len(set(sizes.values())) > 1:
+        # `shape[0]`, here and in the towers: `len` and a set would fix the batch size of a traced graph.
+        sizes = {modality: tensor.shape[0] for modality, tensor in inputs.values.items()}
+        first = next(iter(sizes.values()), 0)
+        if any(size != first for size in sizes.values()):
             raise ValueError(f"all modalities must have the same batch size, got {sizes}.")
         token_types = tensors.get("token_type_ids")
         if token_types is not None and "text" in inputs.values:
@@ -83,7 +85,7 @@ class ModalityInputs:
     def modality_mask(self) -> torch.Tensor:
         """(B, 3) bool: which of text, audio, vision each sample has."""
         any_mask = next(iter(self.masks.values()))
-        absent = torch.zeros(len(any_mask), dtype=torch.bool, device=any_mask.device)
+        absent = torch.zeros(any_mask.shape[0], dtype=torch.bool, device=any_mask.device)
         return torch.stack([self.masks[m].any(1) if m in self.masks else absent for m in MODALITIES], dim=1)
 
     def check_presence(self) -> None:

@@ -182,7 +182,7 @@ class TriemoTextTower(TriemoTower):
         optional = {} if token_type_ids is None else {"token_type_ids": take(token_type_ids, rows)}
         row_mask = see_first_step(take(mask, rows))
         states = self.encoder(input_ids=take(inputs, rows), attention_mask=row_mask, **optional).last_hidden_state
-        states = put(states, rows, len(inputs))
+        states = put(states, rows, inputs.shape[0])
         return TowerOutput(states * mask.unsqueeze(-1).to(states.dtype), mask)
 
 
@@ -204,7 +204,7 @@ class TriemoAudioTower(TriemoTower):
         """`times`: (B, frames or samples) seconds of each input step; index over rate when None."""
         if times is None:
             times = torch.arange(inputs.shape[1], device=inputs.device) / self.input_rate
-            times = times.expand(len(inputs), -1)
+            times = times.expand(inputs.shape[0], -1)
         if self.encoder is None:
             return TowerOutput(inputs * mask.unsqueeze(-1).to(inputs.dtype), mask, times)
         rows = self.select_rows(mask, run_always)
@@ -217,7 +217,7 @@ class TriemoAudioTower(TriemoTower):
             states = self.encoder(
                 **{name: features}, attention_mask=see_first_step(take(mask, rows))
             ).last_hidden_state
-            states = put(states, rows, len(inputs))
+            states = put(states, rows, inputs.shape[0])
         states = states[:, : step_mask.shape[1]] * step_mask.unsqueeze(-1).to(states.dtype)
         steps = torch.arange(step_mask.shape[1], device=inputs.device) * self.stride
         return TowerOutput(states, step_mask, times[:, steps.clamp(max=times.shape[1] - 1)])
@@ -276,7 +276,7 @@ class TriemoVisionTower(TriemoTower):
     ) -> TowerOutput:
         """`times`: (B, F) seconds of each frame; index over `video_frame_rate` when None."""
         if times is None:
-            times = (torch.arange(inputs.shape[1], device=inputs.device) / self.frame_rate).expand(len(inputs), -1)
+            times = (torch.arange(inputs.shape[1], device=inputs.device) / self.frame_rate).expand(inputs.shape[0], -1)
         if self.encoder is None:
             return TowerOutput(inputs * mask.unsqueeze(-1).to(inputs.dtype), mask, times)
         batch, frames = mask.shape

@@ -193,7 +193,7 @@ class TriemoFeatureExtractor(SequenceFeatureExtractor):
         wave = torch.nn.functional.pad(waveform, (0, max(silence, half + 1)))
         wave = torch.nn.functional.pad(wave[None], (half, 0), mode="reflect")[0]
         window = torch.hann_window(self.n_fft)
-        filters = _mel_filters(self.n_fft, self.feature_size, self.sampling_rate)
+        filters = mel_filters(self.n_fft, self.feature_size, self.sampling_rate)
         parts = []
         for first in range(0, touching, _CHUNK_FRAMES):
             last = min(first + _CHUNK_FRAMES, touching) - 1
@@ -229,7 +229,7 @@ def _as_batch(raw_speech: Any) -> tuple[list[Any], bool]:
 
 
 @lru_cache(maxsize=8)
-def _mel_filters(n_fft: int, bins: int, sampling_rate: int) -> torch.Tensor:
+def mel_filters(n_fft: int, bins: int, sampling_rate: int) -> torch.Tensor:
     """(bins, n_fft // 2 + 1). Rebuilt in each process, never saved."""
     ceiling = min(_MEL_CEILING_HZ, sampling_rate / 2)
     filters = torchaudio.functional.melscale_fbanks(
