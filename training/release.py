@@ -28,6 +28,8 @@ KINDS = ("vision", "text", "audio", "joint", "evaluate")
 def main(arguments: list[str] | None = None) -> None:
     """Runs the stages asked for and writes what each reports to `<output>/<stage>.json`.
 
+    A stage asked for by name goes on from its last checkpoint even if it was done; its minutes add up.
+
     Raises:
         ValueError: for a stage that the config does not name, or settings that a stage does not take.
     """
@@ -48,8 +50,9 @@ def main(arguments: list[str] | None = None) -> None:
             continue
         start = time.time()
         report = {"command": " ".join(["python", *sys.argv]), "seed": run.seed, "settings": settings}
+        before = json.loads(report_file.read_text())["minutes"] if report_file.exists() else 0.0
         report |= train(run, name, **settings)
-        report["minutes"] = (time.time() - start) / 60
+        report["minutes"] = before + (time.time() - start) / 60
         unfinished = report_file.with_suffix(".part")
         unfinished.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
         unfinished.replace(report_file)

@@ -23,8 +23,8 @@ from triemo.training.emotion_metrics import (
     expected_calibration_error,
     multi_label_scores,
 )
-from triemo.training.label_maps import EMOTIONS, LABEL_MAP_VERSION, to_soft_target
-from triemo.training.release_joint import Corpora, TriModalCollator, predict_logits, subset_logits
+from triemo.training.label_maps import EMOTIONS, LABEL_MAP_VERSION
+from triemo.training.release_joint import Corpora, TriModalCollator, predict_logits, single_modality, subset_logits
 from triemo.training.release_run import ReleaseRun
 
 __all__ = ["save_half", "save_processor", "train_evaluate"]
@@ -94,14 +94,6 @@ def save_processor(folder: str | Path, tokenizer_folder: str | Path, weights: st
     processor.save_pretrained(folder)
 
 
-def single_modality(corpora: Corpora, name: str) -> list[dict]:
-    """Every row of one corpus as an item of that modality alone."""
-    return [
-        {"rows": {name: row}, "label": np.array(to_soft_target(list(classes)), dtype=np.float32)}
-        for row, classes in enumerate(corpora.labels[name])
-    ]
-
-
 class Measured:
     """Logits of a split's corpora, one modality at a time, and which rows carry a single label."""
 
@@ -151,8 +143,15 @@ def detailed(logits: np.ndarray, labels: np.ndarray, groups: list[str] | None = 
     )
 
 
-def train_evaluate(run: ReleaseRun, name: str, *, joint: str) -> dict:
-    """Releases the model of the stage `joint` into `run.checkpoint` and writes `metrics.json` there."""
+def train_evaluate(run: ReleaseRun, name: str, *, joint: str, benchmarks: dict[str, str]) -> dict:
+    """Releases the model of the stage `joint` into `run.checkpoint` and writes `metrics.json` there.
+
+    Args:
+        run: folders and seed.
+        name: of the stage.
+        joint: the stage whose model is released.
+        benchmarks: JSON files of benchmarks of other models, to stand in `metrics.json` where they are there.
+    """
     checkpoint, source = Path(run.checkpoint), run.folder(joint)
     tokenizer = AutoTokenizer.from_pretrained(source)
     save_half(TriemoForEmotionClassification.from_pretrained(source), checkpoint)
@@ -188,6 +187,7 @@ def train_evaluate(run: ReleaseRun, name: str, *, joint: str) -> dict:
             **{name: version(name) for name in ("torch", "transformers", "datasets", "scikit-learn")},
         },
     }
+    metrics |= {key: json.loads(Path(file).read_text()) for key, file in benchmarks.items() if Path(file).exists()}
     reports = {file.stem: json.loads(file.read_text()) for file in sorted(Path(run.output).glob("*.json"))}
     reports.pop(name, None)
     metrics["stages"] = reports

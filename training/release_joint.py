@@ -5,6 +5,7 @@ Shapes: B batch, L tokens, T log-mel frames, F video frames.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer
 
@@ -13,13 +14,13 @@ from triemo.training.augmentation import augment_faces, augment_log_mel, normali
 from triemo.training.composites import SUBSETS, CompositeDataset, draw_composites
 from triemo.training.corpora import load_fer2013, load_ravdess
 from triemo.training.emotion_metrics import classification_scores
-from triemo.training.label_maps import EMOTIONS, label2id
+from triemo.training.label_maps import EMOTIONS, label2id, to_soft_target
 from triemo.training.release_run import ReleaseRun, train_resumable, trainer_arguments
 from triemo.training.release_text import MAX_TOKENS, load_texts
 from triemo.training.release_vision import FacePixels
 from triemo.training.voice_clips import log_mel_frames, pad_frames
 
-__all__ = ["Corpora", "TriModalCollator", "predict_logits", "subset_logits", "train_joint"]
+__all__ = ["Corpora", "TriModalCollator", "predict_logits", "single_modality", "subset_logits", "train_joint"]
 
 FACE_SIZE = 96
 MAX_FRAMES = 4
@@ -107,6 +108,14 @@ class FrozenTowerTrainer(Trainer):
             getattr(model.triemo, name).eval()
         outputs = model(**inputs)
         return (outputs.loss, {"logits": outputs.logits}) if return_outputs else outputs.loss
+
+
+def single_modality(corpora: Corpora, name: str) -> list[dict]:
+    """Every row of one corpus as an item of that modality alone."""
+    return [
+        {"rows": {name: row}, "label": np.array(to_soft_target(list(classes)), dtype=np.float32)}
+        for row, classes in enumerate(corpora.labels[name])
+    ]
 
 
 @torch.no_grad()

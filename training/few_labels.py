@@ -1,0 +1,159 @@
+"""What pretraining is for: fine-tuning on a tenth of the labels, with and without it.
+
+    python training/few_labels.py --pretrained runs/pretrain_small --data ../shared/data --weights ../shared/weights
+
+Both arms have the same architecture, the same tenth of each training split (drawn by the seed, class by class), the
+same steps, and are scored on the official tests; no step or seed is chosen on them. Without pretraining the text and
+audio towers are the public encoders and the face tower is random. The pretraining joined sentences, voices and faces
+by their labels (see `configs/pretrain_small.yaml`), so it saw which training clips go together.
+"""
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, HfArgumentParser, Trainer, set_seed
+
+from triemo.modeling import TriemoConfig, TriemoForEmotionClassification
+from triemo.training.composites import CompositeDataset, draw_composites
+from triemo.training.emotion_metrics import classification_scores
+from triemo.training.finetune_folder import write_json
+from triemo.training.label_maps import EMOTIONS, label2id
+from triemo.training.release_joint import Corpora, TriModalCollator, predict_logits, single_modality
+from triemo.training.release_run import ReleaseRun, trainer_arguments
+
+__all__ = ["FewLabelsRun", "main", "share_of_labels"]
+
+ARMS = ("without", "with")
+TEST_TEXTS = 1500
+TEST_COMPOSITES = 40  # of each emotion
+
+
+@dataclass
+class FewLabelsRun(ReleaseRun):
+    """As `release.py`'s, and what is compared."""
+
+    pretrained: str = field(default="runs/pretrain_small", metadata={"help": "what pretrain.py left"})
+    text_encoder: str = field(default="sentence-transformers/all-MiniLM-L6-v2", metadata={"help": "Hub id"})
+    audio_encoder: str = field(default="openai/whisper-tiny.en", metadata={"help": "Hub id"})
+    output: str = "runs/few_labels"
+    share: float = field(default=0.1, metadata={"help": "of the labels of each training split"})
+    steps: int = field(default=100, metadata={"help": "optimiser steps of 32 examples"})
+    learning_rate: float = field(default=1e-4, metadata={"help": "at its peak"})
+    seeds: str = field(default="0,1,2", metadata={"help": "of the tenth and of the training"})
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    """Runs what is not done yet; writes `<output>/few_labels.json` with means and standard deviations."""
+    (run,) = HfArgumentParser(FewLabelsRun, description=__doc__.splitlines()[0]).parse_args_into_dataclasses(arguments)
+    torch.set_num_threads(run.threads)
+    folder = Path(run.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = [int(seed) for seed in run.seeds.split(",")]
+    corpora: dict[str, Corpora] = {}
+    for seed in seeds:
+        for arm in ARMS:
+            report = folder / f"{arm}_{seed}.json"
+            if report.exists():
+                continue
+            corpora = corpora or {split: Corpora(run.data, split, ["goemotions"]) for split in ("train", "test")}
+            start = time.time()
+            scores = run_arm(run, arm, seed, corpora)
+            write_json(report, {"uar": scores, "minutes": (time.time() - start) / 60})
+            print(report, json.dumps(scores), flush=True)
+    result: dict = {}
+    for arm in ARMS:
+        found = [json.loads((folder / f"{arm}_{seed}.json").read_text())["uar"] for seed in seeds]
+        result[arm] = {
+            name: {"uar": {"mean": float(np.mean(values)), "standard_deviation": float(np.std(values, ddof=1))}}
+            for name, values in ((name, [scores[name] for scores in found]) for name in found[0])
+        }
+    settings = {"share": run.share, "steps": run.steps, "learning_rate": run.learning_rate, "seeds": seeds}
+    write_json(folder / "few_labels.json", {f"{run.share:.0%} of labels": result, "settings": settings})
+    print(json.dumps(result, indent=2))
+    return result
+
+
+def share_of_labels(labels: list[list[int]], share: float, seed: int) -> list[int]:
+    """Rows of a part of a corpus: `share` of each group of rows that have the same labels, at least one, in order."""
+    draw, groups = np.random.default_rng(seed), {}
+    for row, classes in enumerate(labels):
+        groups.setdefault(tuple(classes), []).append(row)
+    chosen = [
+        draw.choice(rows, size=max(1, round(len(rows) * share)), replace=False) for _, rows in sorted(groups.items())
+    ]
+    return sorted(int(row) for row in np.concatenate(chosen))
+
+
+class SharedLabels(CompositeDataset):
+    """A `CompositeDataset` over some rows of each modality; items name the rows of the whole corpora."""
+
+    def __init__(self, labels: dict[str, list[list[int]]], rows: dict[str, list[int]], length: int, seed: int) -> None:
+        kept = {name: [labels[name][row] for row in rows[name]] for name in labels}
+        super().__init__(kept, length, seed)
+        self.kept_rows = rows
+
+    def __getitem__(self, index: int) -> dict:
+        item = super().__getitem__(index)
+        return {**item, "rows": {name: self.kept_rows[name][row] for name, row in item["rows"].items()}}
+
+
+def run_arm(run: FewLabelsRun, arm: str, seed: int, corpora: dict[str, Corpora]) -> dict[str, float]:
+    """UAR on the tests after fine-tuning all weights."""
+    set_seed(seed)
+    head = {"id2label": dict(enumerate(EMOTIONS)), "label2id": label2id}
+    if arm == "with":
+        model = TriemoForEmotionClassification.from_pretrained(run.pretrained, dtype=torch.float32, **head)
+    else:
+        config = TriemoConfig.from_pretrained(run.pretrained, **head)
+        names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "projection_dim")
+        model = TriemoForEmotionClassification.from_encoders_pretrained(
+            text=run.encoder(run.text_encoder),
+            audio=run.encoder(run.audio_encoder),
+            vision_config=config.vision_config,
+            **{name: getattr(config, name) for name in names},
+            **head,
+        )
+    tokenizer = AutoTokenizer.from_pretrained(run.pretrained)
+    rows = {name: share_of_labels(labels, run.share, seed) for name, labels in corpora["train"].labels.items()}
+    run.seed = seed
+    trainer = Trainer(
+        model=model,
+        args=trainer_arguments(
+            run,
+            f"{arm}_{seed}",
+            max_steps=run.steps,
+            per_device_train_batch_size=32,
+            learning_rate=run.learning_rate,
+            weight_decay=0.01,
+            train_sampling_strategy="sequential",
+            eval_strategy="no",
+            save_strategy="no",
+            logging_steps=20,
+        ),
+        train_dataset=SharedLabels(corpora["train"].labels, rows, run.steps * 32, seed),
+        data_collator=TriModalCollator(corpora["train"], tokenizer, augment=True),
+    )
+    trainer.train()
+    test = corpora["test"]
+    collator, items = TriModalCollator(test, tokenizer, augment=False), {}
+    for name in ("text", "audio", "vision"):
+        items[name] = [item for item in single_modality(test, name) if item["label"].max() == 1]
+    items["text"] = items["text"][:TEST_TEXTS]
+    items["text+audio+vision (synthetic)"] = draw_composites(test.labels, TEST_COMPOSITES, seed=0)
+    scores = {}
+    for name, found in items.items():
+        logits = predict_logits(model, collator, found).numpy()
+        scores[name] = classification_scores(logits, [int(item["label"].argmax()) for item in found])["uar"]
+    return scores
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"few_labels.py: {error}")
