@@ -29,7 +29,7 @@ from triemo.training.finetune_data import check_labels, load_splits
 from triemo.training.finetune_folder import write_json
 from triemo.training.finetune_start import load_model
 
-__all__ = ["EvaluationArguments", "evaluate_rows", "main"]
+__all__ = ["EvaluationArguments", "EvaluationDataArguments", "evaluate_rows", "main", "open_splits", "parts_of"]
 
 logger = logging.getLogger("triemo.training.evaluate_model")
 
@@ -38,8 +38,8 @@ SHORT = {"expected_calibration_error": "ece"}
 
 
 @dataclass
-class EvaluationArguments:
-    """What is scored, on what, and where it goes."""
+class EvaluationDataArguments:
+    """What is scored, and on what."""
 
     model: str = field(
         default=DEFAULT_MODEL, metadata={"help": "Folder or Hub id of a model, or folder of an adapter."}
@@ -57,17 +57,23 @@ class EvaluationArguments:
     data: str | None = field(default=None, metadata={"help": "Folder of the corpora or of a table's media."})
     column_map: str | None = field(default=None, metadata={"help": 'As "text=Utterance,label=Emotion" or JSON.'})
     split: str = field(default="test", metadata={"help": "Split to score, or all for every row of a table."})
-    output: str | None = field(default=None, metadata={"help": "Folder for evaluation.json and the pictures."})
+    output: str | None = field(default=None, metadata={"help": "Folder for the figures as JSON and the pictures."})
+    batch_size: int = field(default=16, metadata={"help": "Rows a forward pass."})
+    max_length: int | None = field(default=None, metadata={"help": "Longest text in tokens."})
+    use_cpu: bool = field(default=False, metadata={"help": "Leave a GPU alone."})
+
+
+@dataclass
+class EvaluationArguments(EvaluationDataArguments):
+    """How it is scored."""
+
     group: str = field(
         default="gender", metadata={"help": "Column by which scores are also given, where there is one."}
     )
-    batch_size: int = field(default=16, metadata={"help": "Rows a forward pass."})
-    max_length: int | None = field(default=None, metadata={"help": "Longest text in tokens."})
     calibrate: bool = field(
         default=False, metadata={"help": "Fit the temperature on the validation split and store it in config.json."}
     )
     plot: bool = field(default=True, metadata={"help": "Draw the pictures."})
-    use_cpu: bool = field(default=False, metadata={"help": "Leave a GPU alone."})
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -115,16 +121,25 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return result
 
 
-def load_parts(args: EvaluationArguments, split: str) -> dict[str, Any]:
-    splits = load_splits(
+def load_parts(args: EvaluationDataArguments, split: str) -> dict[str, Any]:
+    return parts_of(args, open_splits(args, merge=split == "all"), split)
+
+
+def open_splits(args: EvaluationDataArguments, merge: bool = False) -> dict[str, dict[str, Any]]:
+    """`{split: {part: (dataset, weight)}}`, as `load_splits`."""
+    return load_splits(
         args.table,
         args.corpora,
         args.data,
         args.column_map,
         args.classes,
-        merge=split == "all",
+        merge=merge,
         corpus_options=args.corpus_options,
     )
+
+
+def parts_of(args: EvaluationDataArguments, splits: dict[str, dict[str, Any]], split: str) -> dict[str, Any]:
+    """The parts of one split. Raises ValueError when it is not there."""
     if not splits.get(split):
         has = ", ".join(name for name, parts in splits.items() if parts)
         raise ValueError(

@@ -1,0 +1,148 @@
+"""Unimodal embeddings of every row, for retrieval, zero-shot classification and probes, over any number of processes.
+
+Shapes: n rows that have a modality, P projection size.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from triemo.modeling import MODALITIES
+from triemo.training.collation import EmotionCollator, NoModalityError, present_modalities
+from triemo.training.evaluation_subsets import only
+from triemo.training.finetune_rows import EmotionRows
+
+__all__ = ["Embedded", "SentenceEmbedder", "embed_rows", "join_embedded"]
+
+logger = logging.getLogger(__name__)
+
+TIMES = ("audio_times", "video_times")  # an embedding without positions does not read them
+
+
+@dataclass
+class Embedded:
+    """
+    Args:
+        vectors: (n, P) float32 of norm 1, by modality.
+        rows: (n,) int64, the row of each vector, ascending, by modality.
+        labels: a name for every row; "" where it has no label or several.
+    """
+
+    vectors: dict[str, np.ndarray]
+    rows: dict[str, np.ndarray]
+    labels: np.ndarray
+
+    def labels_of(self, modality: str) -> np.ndarray:
+        """(n,) names."""
+        return self.labels[self.rows[modality]]
+
+    def pairs(self, modalities: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The rows that have all of these modalities, (m,), and the vectors of each of them, (m, P)."""
+        if not all(modality in self.rows for modality in modalities):
+            return np.empty(0, dtype=np.int64), []
+        shared = self.rows[modalities[0]]
+        for modality in modalities[1:]:
+            shared = np.intersect1d(shared, self.rows[modality], assume_unique=True)
+        places = [np.searchsorted(self.rows[modality], shared) for modality in modalities]
+        return shared, [self.vectors[m][place] for m, place in zip(modalities, places, strict=True)]
+
+
+@torch.inference_mode()
+def embed_rows(model: Any, collator: EmotionCollator, rows: Any, state: PartialState, batch_size: int) -> Embedded:
+    """
+    `get_text_features`, `get_audio_features` and `get_vision_features` of all rows. Rows that hold nothing for the
+    model are named in the log.
+
+    Args:
+        model: a [`TriemoModel`].
+        collator: makes tensors of a row.
+        rows: an emotion table.
+        state: of the processes, which share the rows.
+        batch_size: rows a forward pass.
+
+    Returns:
+        The same on every process.
+
+    Raises:
+        ValueError: naming the row whose media cannot be read.
+    """
+    order = np.argsort(EmotionRows([rows]).lengths(), kind="stable").tolist()
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    found: list[tuple[str, int, np.ndarray]] = []
+    for batch in batches[state.process_index :: state.num_processes]:
+        samples = {}
+        for index in batch:
+            try:
+                samples[index] = collator.encode(rows[index])
+            except NoModalityError as error:
+                logger.warning(f"left out: {error}")
+        for modality in model.config.modalities:
+            held = [index for index, sample in samples.items() if modality in present_modalities(sample)]
+            if held:
+                inputs = collator.collate([only(samples[index], (modality,)) for index in held])
+                vectors = _features(model, modality, inputs, state.device)
+                found += [(modality, index, vector) for index, vector in zip(held, vectors, strict=True)]
+    return _sorted(gather_object(found), label_names(rows))
+
+
+class SentenceEmbedder:
+    """
+    Unit vectors (n, P) of n sentences by the text tower, each embedded once; the same on every process, without
+    exchange.
+    """
+
+    def __init__(self, model: Any, collator: EmotionCollator, device: torch.device) -> None:
+        self.model, self.collator, self.device = model, collator, device
+        self.known: dict[str, np.ndarray] = {}
+
+    def __call__(self, sentences: Sequence[str]) -> np.ndarray:
+        fresh = [sentence for sentence in dict.fromkeys(sentences) if sentence not in self.known]
+        if fresh:
+            samples = [only(self.collator.encode({"text": sentence}), ("text",)) for sentence in fresh]
+            with torch.inference_mode():
+                vectors = _features(self.model, "text", self.collator.collate(samples), self.device)
+            self.known |= dict(zip(fresh, vectors, strict=True))
+        return np.stack([self.known[sentence] for sentence in sentences])
+
+
+def join_embedded(parts: Sequence[Embedded]) -> Embedded:
+    """Several tables as one; rows are numbered on."""
+    starts = np.cumsum([0, *(len(part.labels) for part in parts)])
+    vectors: dict[str, np.ndarray] = {}
+    rows: dict[str, np.ndarray] = {}
+    for modality in MODALITIES:
+        holders = [(part, start) for part, start in zip(parts, starts, strict=False) if modality in part.rows]
+        if holders:
+            vectors[modality] = np.concatenate([part.vectors[modality] for part, _ in holders])
+            rows[modality] = np.concatenate([part.rows[modality] + start for part, start in holders])
+    return Embedded(vectors, rows, np.concatenate([part.labels for part in parts]))
+
+
+def label_names(rows: Any) -> np.ndarray:
+    """The name of each row's one class, "" where it has none or several."""
+    values = rows["label"][:] if "label" in rows.column_names else [None] * len(rows)
+    lists = [[value] if isinstance(value, (str, int)) else list(value or []) for value in values]
+    return np.array([str(names[0]) if len(names) == 1 else "" for names in lists], dtype=object)
+
+
+def _features(model: Any, modality: str, inputs: dict[str, torch.Tensor], device: torch.device) -> np.ndarray:
+    tensors = {name: tensor.to(device) for name, tensor in inputs.items() if name not in TIMES}
+    return getattr(model, f"get_{modality}_features")(**tensors).float().cpu().numpy()
+
+
+def _sorted(found: list[tuple[str, int, np.ndarray]], labels: np.ndarray) -> Embedded:
+    by_modality: dict[str, dict[int, np.ndarray]] = {}
+    for modality, index, vector in found:
+        by_modality.setdefault(modality, {})[index] = vector
+    ordered = {m: sorted(by_modality[m]) for m in MODALITIES if m in by_modality}
+    return Embedded(
+        {m: np.stack([by_modality[m][index] for index in indices]) for m, indices in ordered.items()},
+        {m: np.array(indices, dtype=np.int64) for m, indices in ordered.items()},
+        labels,
+    )
