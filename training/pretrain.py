@@ -119,13 +119,12 @@ def tables(
         raise ValueError(f"split: got only {', '.join(rows)}, expected a split train.")
     train, sampler = training_rows(rows, joined, collators["train"], data_args, args.seed, args.train_batch_size)
     validation = dict(rows.get("validation", {}))
-    if data_args.check_media:
-        for name, (data, weight) in validation.items():
-            if {"image", "video"} & set(data.column_names):
-                validation[name] = (
-                    drop_empty_rows(data, collators["evaluation"].encode, f"{name} validation"),
-                    weight,
-                )
+    for name, (data, weight) in validation.items():
+        if 0 < data_args.validation_rows < len(data):
+            data = data.shuffle(seed=0).select(range(data_args.validation_rows))
+        if data_args.check_media and {"image", "video"} & set(data.column_names):
+            data = drop_empty_rows(data, collators["evaluation"].encode, f"{name} validation")
+        validation[name] = (data, weight)
     return train, sampler, evaluation_rows(validation, joined, data_args)
 
 
