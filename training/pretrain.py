@@ -28,8 +28,9 @@ from triemo.training.pretrain_arguments import (
 )
 from triemo.training.pretrain_data import PretrainCollator, evaluation_rows, load_parts, training_rows
 from triemo.training.pretrain_start import build_pretraining_model, still_modules
-from triemo.training.pretrain_stream import ShardBatches, ShardReader, ShardRows, check_first_row
+from triemo.training.pretrain_stream import ShardBatches
 from triemo.training.pretrain_trainer import LOSS_PARTS, PretrainTrainer
+from triemo.training.shard_reader import ShardReader, ShardRows, check_first_row
 from triemo.training.shards import list_shards
 
 __all__ = ["main"]

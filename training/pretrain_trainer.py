@@ -44,8 +44,6 @@ class PretrainTrainer(EmotionTrainer):
         super().__init__(**kwargs)
         self.cache_chunk_size = cache_chunk_size
         self.stream: StreamLoader | None = None
-        # The losses are means over a batch already, whatever the number of labels in it.
-        self.model_accepts_loss_kwargs = False
         self.meters = Meters()
         self.evaluated = Meters()
 

@@ -29,7 +29,8 @@ from tiny_data import write_face, write_voice  # noqa: E402
 from triemo.training.finetune_rows import EmotionRows  # noqa: E402
 from triemo.training.pack_clips import pack_clips  # noqa: E402
 from triemo.training.pretrain_data import PretrainCollator  # noqa: E402
-from triemo.training.pretrain_stream import ShardBatches, ShardReader, StreamLoader  # noqa: E402
+from triemo.training.pretrain_stream import ShardBatches, StreamLoader  # noqa: E402
+from triemo.training.shard_reader import ShardReader  # noqa: E402
 from triemo.training.shards import list_shards  # noqa: E402
 from triemo.training.tables import load_table  # noqa: E402
 

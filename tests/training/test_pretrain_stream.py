@@ -9,14 +9,8 @@ from functools import partial
 
 import pytest
 
-from triemo.training.pretrain_stream import (
-    Position,
-    ShardBatches,
-    ShardReader,
-    ShardRows,
-    StreamLoader,
-    check_first_row,
-)
+from triemo.training.pretrain_stream import ShardBatches, StreamLoader
+from triemo.training.shard_reader import Position, ShardReader, ShardRows, check_first_row
 
 
 def write_shards(folder, sizes, content=b""):
