@@ -96,6 +96,8 @@ class TriemoPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     input_modalities = ("text", "audio", "image", "video")
     supports_gradient_checkpointing = True
+    # Losses are means over a batch here; a Trainer must not scale them by counts of its own.
+    accepts_loss_kwargs = False
     _no_split_modules = ["TriemoEncoderLayer", "TriemoFusion"]
     _supports_flash_attn = True
     _supports_sdpa = True

@@ -101,8 +101,6 @@ class TriemoForPreTraining(TriemoPreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
-    # Means are taken over the tokens and pairs of the batch here; a trainer must not scale them by counts of its own.
-    accepts_loss_kwargs = False
 
     mlm_head: TriemoMaskedTokenHead | None
     logit_scale: TriemoLogitScale | None

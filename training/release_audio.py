@@ -78,9 +78,11 @@ class VoiceTrainer(Trainer):
         return self.optimizer
 
     def get_test_dataloader(self, test_dataset):
-        return torch.utils.data.DataLoader(
+        loader = torch.utils.data.DataLoader(
             test_dataset, batch_size=self.args.per_device_eval_batch_size, collate_fn=self.evaluation_collator
         )
+        # Unprepared, every batch would be cut to the length of the last one of training.
+        return self.accelerator.prepare(loader)
 
 
 def fit_voice(

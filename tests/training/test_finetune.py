@@ -150,6 +150,13 @@ def test_two_processes_train_one_model(place):
     assert (place / "two" / "model.safetensors").is_file() and results["validation"]["table"]["samples"] == 3
 
 
+def test_a_loss_over_accumulated_steps_is_a_mean(place):
+    changes = {"max_steps": 1, "logging_steps": 1, "save_strategy": "no", "load_best_model_at_end": "false"}
+    whole = main(arguments(place, "whole", **changes, per_device_train_batch_size=4))["losses"]
+    halves = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    assert main(arguments(place, "halves", **changes, **halves))["losses"] == pytest.approx(whole, rel=0.25)
+
+
 def test_a_stream_trains_by_steps(place):
     changes = {"streaming": "true", "max_steps": 2, "save_strategy": "no", "load_best_model_at_end": "false"}
     results = main(arguments(place, "stream", **changes))

@@ -23,8 +23,9 @@ from triemo.training.composites import CompositeDataset, draw_composites
 from triemo.training.label_maps import EMOTIONS
 from triemo.training.pooled_classifier import PooledClassifier
 from triemo.training.release_evaluate import Measured, calibrate, save_half
-from triemo.training.release_run import ReleaseRun
+from triemo.training.release_run import ReleaseRun, trainer_arguments
 from triemo.training.release_text import text_scores
+from triemo.training.voice_clips import VoiceClips, pad_frames
 
 WORDS = ["angry", "gross", "scared", "happy", "plain", "sad", "wow"]
 
@@ -181,6 +182,21 @@ def test_upper_layers_of_the_voice_learn_faster(tmp_path):
     assert found == {"classifier": 1e-3, "encoder.layer_norm": 1e-4, "encoder.conv1": 0.25e-4}
     assert {rate for name, rate in rates.items() if ".layers.1." in name} == {1e-4}
     assert {rate for name, rate in rates.items() if ".layers.0." in name} == {0.5e-4}
+
+
+def test_every_held_out_voice_is_predicted_after_training(tmp_path):
+    torch.manual_seed(0)
+    voices = VoiceClips([torch.randn(60, 80) for _ in range(7)], [0, 1, 2, 3, 4, 5, 6])
+    run = ReleaseRun(output=str(tmp_path), seed=0)
+    options = {**release_audio.VOICE, "per_device_train_batch_size": 5, "per_device_eval_batch_size": 4}
+    arguments = trainer_arguments(run, "voice", num_train_epochs=1, **options)
+    model = PooledClassifier(tiny_audio(), 8, standardise=True)
+    scores, logits = release_audio.fit_voice(model, arguments, voices, voices, layer_decay=1.0)
+    assert logits.shape == (7, 8)
+    features, mask = pad_frames(voices.clips)
+    expected = model.eval()(input_features=features, attention_mask=mask)["logits"]
+    assert np.allclose(logits, expected.detach().numpy(), atol=0.05)  # bfloat16
+    assert scores["accuracy"] == pytest.approx((expected.argmax(1).numpy() == np.arange(7)).mean())
 
 
 def test_each_text_corpus_is_scored_by_its_own_protocol():
