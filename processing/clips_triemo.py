@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import torch
 
+from .media_sources_triemo import is_tensor
 from .media_triemo import load_frames, load_image
 
 __all__ = ["Clip", "read_clips"]
@@ -48,13 +48,13 @@ def read_clips(images: Any, times: Sequence | None, num_frames: int | None, fram
 
 
 def _is_batch(images: Any) -> bool:
-    if isinstance(images, (np.ndarray, torch.Tensor)):
+    if isinstance(images, np.ndarray) or is_tensor(images):
         return images.ndim == 5
     return isinstance(images, (list, tuple)) and any(_is_clip(item) for item in images)
 
 
 def _is_clip(item: Any) -> bool:
-    if isinstance(item, (np.ndarray, torch.Tensor)):
+    if isinstance(item, np.ndarray) or is_tensor(item):
         return item.ndim == 4
     return item is None or isinstance(item, (list, tuple)) or _suffix(item) in _VIDEO_SUFFIXES
 
@@ -62,7 +62,7 @@ def _is_clip(item: Any) -> bool:
 def _read_clip(item: Any, num_frames: int | None, frame_rate: float | None) -> Clip:
     if item is None:
         return Clip([])
-    if isinstance(item, (list, tuple, np.ndarray, torch.Tensor)):
+    if isinstance(item, (list, tuple, np.ndarray)) or is_tensor(item):
         return Clip(load_frames(item)[0])
     if _suffix(item) not in _VIDEO_SUFFIXES:
         try:

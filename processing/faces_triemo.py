@@ -10,11 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from PIL import Image
 
 from .face_tracks_triemo import follow_main_face
-from .mtcnn_triemo import MtcnnFaceDetector
 
 __all__ = [
     "DEFAULT_FACE_MARGIN",
@@ -121,7 +119,7 @@ def check_face_detector(kind: Any) -> Any:
 
 def resolve_face_detector(
     kind: Any,
-    weights: Mapping[str, torch.Tensor] | None = None,
+    weights: Mapping[str, Any] | None = None,
     detection_size: int = 480,
     min_face_size: int = 24,
 ) -> FaceDetector | None:
@@ -145,6 +143,8 @@ def resolve_face_detector(
                 "face_detector='mtcnn' needs weights: load a checkpoint that has face_detector.safetensors beside it, "
                 "or pass face_detector_weights=<path of that file>"
             )
+        from .mtcnn_triemo import MtcnnFaceDetector  # here only: it imports torch
+
         return MtcnnFaceDetector(weights, detection_size, min_face_size)
     if kind in ("auto", "haar"):
         return HaarFaceDetector(detection_size, min_face_size)

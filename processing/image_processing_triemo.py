@@ -14,8 +14,9 @@ from transformers.image_processing_base import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import TensorType, cached_file, logging
 
-from .clips_triemo import Clip, read_clips
-from .faces_triemo import FaceDetector, crop_square, cut_crop, locate_main_face, resolve_face_detector
+from .clips_triemo import read_clips
+from .face_crops_triemo import face_boxes, picture_arrays
+from .faces_triemo import FaceDetector, resolve_face_detector
 from .image_settings_triemo import DEFAULT_IMAGE_SETTINGS, TriemoImagesKwargs, checked_image_settings
 from .mtcnn_triemo import load_mtcnn_weights
 
@@ -24,8 +25,6 @@ __all__ = ["FACE_DETECTOR_FILE", "TriemoImageProcessor"]
 logger = logging.get_logger(__name__)
 
 FACE_DETECTOR_FILE = "face_detector.safetensors"  # beside the checkpoint's JSON, as a tokenizer's files are
-DEFAULT_FRAME_RATE = 4.0  # Hz, as the model assumes for frames without times
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's mode "L"
 _SERVICE_KEYS = {"image_processor_type", "processor_class", "feature_extractor_type", "auto_map"}
 _HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "proxies", "token", "revision", "subfolder")
 
@@ -85,25 +84,12 @@ class TriemoImageProcessor(BaseImageProcessor):
         """
         settings = self._settings(kwargs)
         clips = read_clips(images, times, settings["num_frames"], settings["frame_rate"])
-        crops = [self._face_crops(clip, settings) for clip in clips]
-        missed = [
-            i for i, (clip, (_, seen)) in enumerate(zip(clips, crops, strict=True)) if clip.frames and not seen.any()
-        ]
+        data, missed = picture_arrays(clips, settings, lambda: self._detector(settings))
         if missed:
             logger.warning(
                 f"No face was found in clip(s) {missed} of {len(clips)}: video_attention_mask is 0 there. Pass "
                 "face_detector=None for pictures that are face crops already."
             )
-        data = {"pixel_values": self._stacked(clips, crops, settings)}
-        longest = data["pixel_values"].shape[1]
-        data["video_attention_mask"] = np.zeros((len(clips), longest), dtype=np.int64)
-        for row, (_, seen) in zip(data["video_attention_mask"], crops, strict=True):
-            row[: len(seen)] = seen
-        if any(clip.times is not None for clip in clips):
-            data["video_times"] = np.zeros((len(clips), longest), dtype=np.float32)
-            rate = settings["frame_rate"] or DEFAULT_FRAME_RATE
-            for row, clip in zip(data["video_times"], clips, strict=True):
-                row[: len(clip.frames)] = np.arange(len(clip.frames)) / rate if clip.times is None else clip.times
         return BatchFeature(data=data, tensor_type=return_tensors)
 
     def detect_faces(self, frames: Any, **kwargs: Any) -> list[np.ndarray | None]:
@@ -116,7 +102,8 @@ class TriemoImageProcessor(BaseImageProcessor):
         clips = read_clips([frames] if isinstance(frames, (list, tuple)) else frames, None, None, None)
         if len(clips) != 1:
             raise ValueError(f"detect_faces takes one clip, got {len(clips)}")
-        boxes = self._face_boxes(clips[0].frames, self._settings(kwargs))
+        settings = self._settings(kwargs)
+        boxes = face_boxes(clips[0].frames, settings, lambda: self._detector(settings))
         return [None if np.isnan(box).any() else box for box in boxes]
 
     def _settings(self, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -131,66 +118,6 @@ class TriemoImageProcessor(BaseImageProcessor):
         if key not in self._detectors:
             self._detectors[key] = resolve_face_detector(kind, self._face_detector_weights, *key[1:])
         return self._detectors[key]
-
-    def _face_boxes(self, frames: list[np.ndarray], settings: dict[str, Any]) -> np.ndarray:
-        """Boxes (F, 4) of the main face, NaN where it is not seen; what is a face crop already is its own box."""
-        boxes = np.array([[0, 0, frame.shape[1], frame.shape[0]] for frame in frames], dtype=np.float64).reshape(-1, 4)
-        whole = boxes.max(axis=1, initial=0) <= settings["assume_cropped_below"]
-        if whole.all():
-            return boxes
-        detector = self._detector(settings)
-        if detector is not None:
-            searched = np.flatnonzero(~whole)
-            boxes[searched] = locate_main_face(detector, [frames[i] for i in searched], settings["detect_every"])
-        return boxes
-
-    def _face_crops(self, clip: Clip, settings: dict[str, Any]) -> tuple[list[np.ndarray], np.ndarray]:
-        """The crops of the frames where the face is seen, (H, W, 3) uint8 each, and (F,) bool: which frames."""
-        boxes = self._face_boxes(clip.frames, settings)
-        size = (settings["size"]["height"], settings["size"]["width"]) if settings["do_resize"] else None
-        margin, offset = settings["face_margin"], settings["face_vertical_offset"]
-        seen = ~np.isnan(boxes).any(axis=1)
-        crops = []
-        for index in np.flatnonzero(seen):
-            frame, box = clip.frames[index], boxes[index]
-            height, width = frame.shape[:2]
-            # A frame taken whole stays whole: no margin around what was cropped already.
-            crop = box if (box == [0, 0, width, height]).all() else crop_square(box, width, height, margin, offset)
-            crops.append(cut_crop(frame, crop, size))
-        return crops, seen
-
-    def _stacked(
-        self, clips: list[Clip], crops: list[tuple[list[np.ndarray], np.ndarray]], settings: dict[str, Any]
-    ) -> np.ndarray:
-        """Normalised crops of all clips, (B, F, C, H, W) float32; the arithmetic is done on all of them at once."""
-        flat = [crop for clip_crops, _ in crops for crop in clip_crops]
-        shapes = {crop.shape for crop in flat}
-        if len(shapes) > 1:
-            raise ValueError(
-                f"do_resize=False needs crops of one size, got (height, width, channels) {sorted(shapes)}"
-            )
-        height, width = shapes.pop()[:2] if shapes else (settings["size"]["height"], settings["size"]["width"])
-        channels = 1 if settings["do_grayscale"] else 3
-        longest = max(1, max(len(clip.frames) for clip in clips))
-        pixels = np.zeros((len(clips), longest, channels, height, width), dtype=np.float32)
-        if not flat:
-            return pixels
-        values = np.stack(flat).astype(np.float32)
-        values = (values @ _LUMA)[:, None] if channels == 1 else values.transpose(0, 3, 1, 2)
-        if settings["do_rescale"]:
-            values = values * np.float32(settings["rescale_factor"])
-        if settings["do_normalize"]:
-            mean, std = (np.array(settings[name], dtype=np.float32) for name in ("image_mean", "image_std"))
-            if {len(mean), len(std)} - {1, channels}:
-                raise ValueError(
-                    f"image_mean and image_std need 1 or {channels} values, got {len(mean)} and {len(std)}"
-                )
-            values = (values - mean[:, None, None]) / std[:, None, None]
-        valid = np.zeros((len(clips), longest), dtype=bool)
-        for row, (_, seen) in zip(valid, crops, strict=True):
-            row[: len(seen)] = seen
-        pixels[valid] = values
-        return pixels
 
     # ----- files ----------------------------------------------------------------------------------------------------
 

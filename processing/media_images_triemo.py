@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .media_sources_triemo import is_media_source, open_source
+from .media_sources_triemo import is_media_source, is_tensor, open_source
 
 __all__ = ["load_image", "split_frames"]
 
@@ -33,7 +32,7 @@ def load_image(source: Any) -> Image.Image:
     """
     if isinstance(source, Image.Image):
         return _rgb(source, "the given PIL image")
-    if isinstance(source, torch.Tensor):
+    if is_tensor(source):
         return _rgb(_from_array(_channels_last(source)), "the given tensor")
     if isinstance(source, np.ndarray):
         return _rgb(_from_array(source), "the given array")
@@ -63,7 +62,7 @@ def split_frames(source: Any) -> list[Any]:
     Raises:
         ValueError: no frames, or neither an image nor a list of them.
     """
-    if isinstance(source, (np.ndarray, torch.Tensor)):
+    if isinstance(source, np.ndarray) or is_tensor(source):
         if source.ndim not in (2, 3, 4):
             raise ValueError(
                 "A video array must be (frames, height, width, channels), as a tensor (frames, channels, height, "
@@ -82,9 +81,9 @@ def split_frames(source: Any) -> list[Any]:
     return frames
 
 
-def _channels_last(tensor: torch.Tensor) -> np.ndarray:
+def _channels_last(tensor: Any) -> np.ndarray:
     tensor = tensor.detach().cpu()
-    if tensor.dtype == torch.bfloat16:  # NumPy has no such type
+    if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no such type
         tensor = tensor.float()
     if tensor.ndim == 3:
         if tensor.shape[0] not in (1, 3, 4):

@@ -7,6 +7,7 @@ every protocol of its own is switched off: a play list dressed up as a video can
 import io
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ __all__ = [
     "first_stream",
     "import_av",
     "is_media_source",
+    "is_tensor",
     "open_container",
     "open_source",
 ]
@@ -38,6 +40,12 @@ def is_media_source(source: Any) -> bool:
         in_memory = source.get("array") is not None or source.get("raw") is not None
         return not in_memory and ("bytes" in source or "path" in source)
     return isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview))
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether it is a torch tensor; asked without importing torch, for where nothing did there is none."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def fetch(source: Any) -> Any:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from .media_frames_triemo import load_frames, start_seconds, upright
 from .media_images_triemo import load_image, split_frames
@@ -17,10 +16,11 @@ from .media_sources_triemo import (
     first_stream,
     import_av,
     is_media_source,
+    is_tensor,
     open_container,
     open_source,
 )
-from .resampling_triemo import check_sampling_rate, resample
+from .sampling_rates_triemo import check_sampling_rate
 
 __all__ = ["MediaInfo", "load_audio", "load_frames", "load_image", "probe_media", "waveform_from_array"]
 
@@ -77,6 +77,8 @@ def load_audio(source: Any, sampling_rate: int = 16000) -> np.ndarray:
             )
         if source.get("sampling_rate") is None:
             raise ValueError('Sound given as {"array", ...} must state its "sampling_rate" in Hz, got none.')
+        from .resampling_triemo import resample  # here only: it imports torch, which files are read without
+
         return resample(waveform_from_array(array), check_sampling_rate(source["sampling_rate"]), sampling_rate)
     return waveform_from_array(source)
 
@@ -88,9 +90,9 @@ def waveform_from_array(array: Any) -> np.ndarray:
         array: array, tensor or list of shape (samples,) or (channels, samples), whose channels are averaged. Floats
             are taken as they are; int8, int16, int32 and uint8 (unsigned PCM, silence at 128) are scaled to -1..1.
     """
-    if isinstance(array, torch.Tensor):
+    if is_tensor(array):
         array = array.detach().cpu()
-        array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()
+        array = (array.float() if str(array.dtype) == "torch.bfloat16" else array).numpy()
     elif isinstance(array, (list, tuple)):
         try:
             array = np.asarray(array, dtype=np.float64)

@@ -1,10 +1,10 @@
-"""MTCNN, the cascade of three small networks of Zhang et al., "Joint Face Detection and Alignment using Multi-task
-Cascaded Convolutional Networks" (IEEE Signal Processing Letters, 2016), in plain torch and NumPy.
+"""MTCNN's three small networks (Zhang et al., "Joint Face Detection and Alignment using Multi-task Cascaded
+Convolutional Networks", IEEE Signal Processing Letters, 2016) in plain torch; the cascade around them lies next door.
 
 The networks are functions over a dictionary of weights and not modules: building one draws no random numbers, so that
 a detector made in the middle of a training does not change its course.
 
-Shapes: n crops or candidates, b frames of one clip. Boxes are rows x0, y0, x1, y1 in pixels.
+Shapes: n crops, b frames of one clip. Boxes are rows x0, y0, x1, y1 in pixels.
 """
 
 from __future__ import annotations
@@ -19,11 +19,20 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-__all__ = ["MtcnnFaceDetector", "load_mtcnn_weights", "non_maximum_suppression"]
+from .face_cascade_triemo import FaceCascade, non_maximum_suppression
 
-_PYRAMID_FACTOR = 0.709  # each level holds half the area of the one before
-_CELL, _STRIDE = 12, 2  # P-Net's receptive field and step, pixels
-_FRAMES_AT_ONCE = 8  # more do not run faster, and memory grows with them
+__all__ = [
+    "CROP_SIZES",
+    "MtcnnFaceDetector",
+    "classify",
+    "cut",
+    "load_mtcnn_weights",
+    "non_maximum_suppression",
+    "normalised",
+    "propose",
+]
+
+CROP_SIZES = {"rnet": 24, "onet": 48}  # sides of what the second and third network see, pixels
 _REQUIRED_SHAPES = {
     "pnet.conv4_1.weight": (2, 32, 1, 1),
     "rnet.dense4.weight": (128, 576),
@@ -54,212 +63,83 @@ def load_mtcnn_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     return weights
 
 
-def non_maximum_suppression(
-    boxes: np.ndarray,
-    scores: np.ndarray,
-    threshold: float,
-    groups: np.ndarray | None = None,
-    threshold_across: float | None = None,
-    relative_to_smaller: bool = False,
-) -> np.ndarray:
-    """Greedy suppression: indices of the boxes (n, 4) kept, best score first.
-
-    A box falls when it overlaps a better kept one by more than `threshold` (area of the intersection over the union,
-    or over the smaller box). With `groups` (n,), pairs of different groups are held to `threshold_across`; None lets
-    them stand side by side.
-    """
-    order = np.argsort(-scores, kind="stable")
-    if len(order) < 2:
-        return order
-    b = boxes[order]
-    top_left = np.maximum(b[:, None, :2], b[None, :, :2])
-    bottom_right = np.minimum(b[:, None, 2:], b[None, :, 2:])
-    intersection = np.clip(bottom_right - top_left, 0, None).prod(axis=-1)
-    areas = (b[:, 2:] - b[:, :2]).prod(axis=-1)
-    if relative_to_smaller:
-        base = np.minimum(areas[:, None], areas[None])
-    else:
-        base = areas[:, None] + areas[None] - intersection
-    overlap = intersection / np.maximum(base, 1e-9)
-    suppresses = overlap > threshold
-    if groups is not None:
-        g = groups[order]
-        across = overlap > threshold_across if threshold_across is not None else np.zeros_like(suppresses)
-        suppresses = np.where(g[:, None] == g[None], suppresses, across)
-    alive = np.ones(len(order), dtype=bool)
-    for i in range(len(order) - 1):
-        if alive[i]:
-            alive[i + 1 :] &= ~suppresses[i, i + 1 :]
-    return order[alive]
-
-
-class MtcnnFaceDetector:
+class MtcnnFaceDetector(FaceCascade):
     """Finds faces in RGB frames.
 
     Args:
         weights: the three networks, as `load_mtcnn_weights` returns them.
-        detection_size: frames are shrunk to this longer side in pixels before detection; never enlarged.
-        min_face_size: the smallest face side looked for, in pixels of the shrunk frame. Halving it makes the first
-            network four times dearer.
-        thresholds: face probability asked by each of the three networks.
+        detection_size, min_face_size, thresholds: as in `FaceCascade`.
     """
 
-    def __init__(
-        self,
-        weights: Weights,
-        detection_size: int = 480,
-        min_face_size: int = 24,
-        thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7),
-    ) -> None:
-        if min_face_size < _CELL:
-            raise ValueError(f"min_face_size must be at least {_CELL} pixels, got {min_face_size}")
-        if detection_size < min_face_size:
-            raise ValueError(f"detection_size must be at least min_face_size={min_face_size}, got {detection_size}")
+    def __init__(self, weights: Weights, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.weights = {name: tensor.float() for name, tensor in weights.items()}
-        self.detection_size = detection_size
-        self.min_face_size = min_face_size
-        self.thresholds = thresholds
 
     @torch.inference_mode()
     def __call__(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Frames (height, width, 3) uint8 RGB of any sizes; returns a (faces, 5) float32 array for each: x0, y0, x1,
-        y1 in pixels of the frame (they may reach over its border) and the face probability, best first."""
-        results: list[np.ndarray] = [np.zeros((0, 5), dtype=np.float32) for _ in frames]
-        by_shape: dict[tuple[int, ...], list[int]] = {}
-        for index, frame in enumerate(frames):
-            by_shape.setdefault(frame.shape, []).append(index)
-        batches = [
-            (shape, indices[start : start + _FRAMES_AT_ONCE])
-            for shape, indices in by_shape.items()
-            for start in range(0, len(indices), _FRAMES_AT_ONCE)
-        ]
-        for shape, indices in batches:
-            scale = min(1.0, self.detection_size / max(shape[:2]))
-            images = _shrunk([frames[i] for i in indices], scale)
-            scale_xy = np.array([images.shape[3] / shape[1], images.shape[2] / shape[0]] * 2, dtype=np.float32)
-            for index, found in zip(indices, self._detect(images), strict=True):
-                found[:, :4] /= scale_xy
-                results[index] = found
-        return results
+        """As in `FaceCascade`."""
+        return super().__call__(frames)
 
-    def _detect(self, images: torch.Tensor) -> list[np.ndarray]:
-        """Images (b, 3, height, width) uint8 -> b arrays (faces, 5) in pixels of these images."""
-        threshold_p, threshold_r, threshold_o = self.thresholds
-        owner, boxes = self._propose(images, threshold_p)
-        images = _normalised(images)
+    def shrunk(self, frames: Sequence[np.ndarray], size: tuple[int, int]) -> torch.Tensor:
+        """As in `FaceCascade`."""
+        shrunk = []
+        for frame in frames:
+            # One by one, so that a long clip is never copied whole. Bytes and channels last: torch has quick paths for
+            # resampling and pooling in that layout (measured: three times quicker in all).
+            image = torch.from_numpy(np.require(frame, np.uint8, ["C", "W"])).permute(2, 0, 1)[None]
+            shrunk.append(image if size == frame.shape[:2] else self.resized(image, size))
+        return torch.cat(shrunk).contiguous(memory_format=torch.channels_last)
 
-        logits, regression = _r_net(self.weights, _crop(images, owner, boxes, 24))
-        owner, boxes, scores, offsets = _passing(logits, regression, owner, boxes, threshold_r)
-        kept = _per_frame(owner, boxes, scores, 0.7)
-        owner, boxes = owner[kept], _square(_regress(boxes[kept], offsets[kept]))
+    def resized(self, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """As in `FaceCascade`."""
+        return F.interpolate(images, size=size, mode="bilinear", antialias=True)
 
-        logits, regression = _o_net(self.weights, _crop(images, owner, boxes, 48))
-        owner, boxes, scores, offsets = _passing(logits, regression, owner, boxes, threshold_o)
-        boxes = _regress(boxes, offsets)
-        kept = _per_frame(owner, boxes, scores, 0.7, relative_to_smaller=True)
-        faces = np.concatenate([boxes, scores[:, None]], axis=1)[kept].astype(np.float32)
-        owner = owner[kept]
-        return [faces[owner == i] for i in range(len(images))]
+    def proposals(self, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """As in `FaceCascade`."""
+        probability, offsets = propose(self.weights, images)
+        return probability.numpy(), offsets.numpy()
 
-    def _propose(self, images: torch.Tensor, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-        """P-Net over the pyramid, all frames of a level in one batch: owners (n,), square boxes (n, 4)."""
-        height, width = images.shape[2:]
-        scale, levels = _CELL / self.min_face_size, []
-        while min(height, width) * scale >= _CELL:
-            levels.append(scale)
-            scale *= _PYRAMID_FACTOR
-        owners, boxes, scores, offsets, level_of = [], [], [], [], []
-        for level, scale in enumerate(levels):
-            size = (int(height * scale + 1), int(width * scale + 1))
-            # Each level is shrunk from the one before, which costs a fraction of starting from the frame.
-            images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
-            logits, regression = _p_net(self.weights, _normalised(images))
-            probability = torch.softmax(logits, dim=1)[:, 1]
-            frame, row, column = torch.nonzero(probability >= threshold, as_tuple=True)
-            corner = torch.stack([column, row], dim=1).float() * _STRIDE
-            ratio = torch.tensor([width / size[1], height / size[0]])
-            boxes.append(torch.cat([corner * ratio, (corner + _CELL) * ratio], dim=1).numpy())
-            scores.append(probability[frame, row, column].numpy())
-            offsets.append(regression[frame, :, row, column].numpy())
-            owners.append(frame.numpy())
-            level_of.append(np.full(len(frame), level))
-        if not levels:
-            return np.zeros(0, dtype=np.int64), np.zeros((0, 4), dtype=np.float32)
-        owner, box, score, offset, group = map(np.concatenate, (owners, boxes, scores, offsets, level_of))
-        kept = _per_frame(owner, box, score, 0.5, groups=group, threshold_across=0.7)
-        return owner[kept], _square(_regress(box[kept], offset[kept]))
+    def examined(
+        self, network: str, images: torch.Tensor, owner: np.ndarray, boxes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As in `FaceCascade`."""
+        images, size = normalised(images), CROP_SIZES[network]
+        crops = images.new_zeros((len(boxes), 3, size, size)).contiguous(memory_format=torch.channels_last)
+        box = torch.from_numpy(boxes.astype(np.float32))
+        for frame in np.unique(owner):
+            rows = torch.from_numpy(np.flatnonzero(owner == frame))
+            crops[rows] = cut(images[frame : frame + 1], box[rows], size)
+        probability, offsets = classify(self.weights, network, crops)
+        return probability.numpy(), offsets.numpy()
 
 
-def _shrunk(frames: Sequence[np.ndarray], scale: float) -> torch.Tensor:
-    """Frames of one size -> (b, 3, height, width) uint8, shrunk by `scale`."""
-    height, width = frames[0].shape[:2]
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    shrunk = []
-    for frame in frames:
-        # One by one, so that a long clip is never copied whole. Bytes and channels last: torch has quick paths for
-        # resampling and pooling in that layout (measured: three times quicker in all).
-        image = torch.from_numpy(np.require(frame, np.uint8, ["C", "W"])).permute(2, 0, 1)[None]
-        if scale < 1.0:
-            image = F.interpolate(image, size=size, mode="bilinear", antialias=True)
-        shrunk.append(image)
-    return torch.cat(shrunk).contiguous(memory_format=torch.channels_last)
+def propose(weights: Weights, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """P-Net on (b, 3, height, width) bytes: probabilities (b, rows, columns), offsets (b, 4, rows, columns)."""
+    logits, offsets = _p_net(weights, normalised(images))
+    return torch.softmax(logits, dim=1)[:, 1], offsets
 
 
-def _normalised(images: torch.Tensor) -> torch.Tensor:
+def classify(weights: Weights, network: str, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """R-Net ("rnet") or O-Net ("onet") on crops (n, 3, size, size): probabilities (n,), offsets (n, 4)."""
+    logits, offsets = (_r_net if network == "rnet" else _o_net)(weights, crops)
+    return torch.softmax(logits, dim=1)[:, 1], offsets
+
+
+def normalised(images: torch.Tensor) -> torch.Tensor:
     """Bytes to float32 around zero, (x - 127.5) / 128."""
     return images.to(torch.float32).sub_(127.5).mul_(1 / 128)
 
 
-def _crop(images: torch.Tensor, owner: np.ndarray, boxes: np.ndarray, size: int) -> torch.Tensor:
-    """Cuts (n, 3, size, size) out of the images (b, 3, height, width); two samples a pixel and side, averaged."""
-    height, width = images.shape[2:]
-    crops = images.new_zeros((len(boxes), 3, size, size)).contiguous(memory_format=torch.channels_last)
+def cut(image: torch.Tensor, box: torch.Tensor, size: int) -> torch.Tensor:
+    """Boxes (n, 4) of an image (1, 3, height, width) as (n, 3, size, size); two samples a pixel and side, averaged."""
+    height, width = image.shape[2:]
     steps = (torch.arange(2 * size, dtype=torch.float32) + 0.5) / (2 * size)
-    box = torch.from_numpy(boxes.astype(np.float32))
     x = (box[:, :1] + steps * (box[:, 2:3] - box[:, :1])) * (2 / width) - 1
     y = (box[:, 1:2] + steps * (box[:, 3:4] - box[:, 1:2])) * (2 / height) - 1
-    shape = (len(boxes), 2 * size, 2 * size)
+    shape = (box.shape[0], 2 * size, 2 * size)
     grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=-1)
-    for frame in np.unique(owner):
-        rows = torch.from_numpy(np.flatnonzero(owner == frame))
-        flat = grid[rows].reshape(1, -1, 2 * size, 2)
-        cut = F.grid_sample(images[frame : frame + 1], flat, padding_mode="border", align_corners=False)
-        crops[rows] = F.avg_pool2d(cut[0].reshape(3, len(rows), 2 * size, 2 * size), 2).transpose(0, 1)
-    return crops
-
-
-def _passing(
-    logits: torch.Tensor, offsets: torch.Tensor, owner: np.ndarray, boxes: np.ndarray, threshold: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    scores = torch.softmax(logits, dim=1)[:, 1].numpy()
-    keep = scores >= threshold
-    return owner[keep], boxes[keep], scores[keep], offsets.numpy()[keep]
-
-
-def _per_frame(
-    owner: np.ndarray, boxes: np.ndarray, scores: np.ndarray, threshold: float, **kwargs: Any
-) -> np.ndarray:
-    """Suppression within each frame: indices kept."""
-    groups = kwargs.pop("groups", None)
-    kept = [np.zeros(0, dtype=np.int64)]
-    for frame in np.unique(owner):
-        rows = np.flatnonzero(owner == frame)
-        inside = groups[rows] if groups is not None else None
-        kept.append(rows[non_maximum_suppression(boxes[rows], scores[rows], threshold, groups=inside, **kwargs)])
-    return np.concatenate(kept)
-
-
-def _regress(boxes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Moves each side by its predicted offset, given relative to the box's width and height."""
-    size = np.concatenate([boxes[:, 2:] - boxes[:, :2]] * 2, axis=1)
-    return boxes + offsets * size
-
-
-def _square(boxes: np.ndarray) -> np.ndarray:
-    """Squares around the same centres, as long as the longer side."""
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-    half = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True) / 2
-    return np.concatenate([centre - half, centre + half], axis=1)
+    samples = F.grid_sample(image, grid.reshape(1, -1, 2 * size, 2), padding_mode="border", align_corners=False)
+    return F.avg_pool2d(samples[0].reshape(3, box.shape[0], 2 * size, 2 * size), 2).transpose(0, 1)
 
 
 def _conv(weights: Weights, name: str, prelu: str, x: torch.Tensor) -> torch.Tensor:

@@ -1,22 +1,17 @@
 """The `multimodal-emotion-recognition` pipeline: emotion of any combination of text, sound and picture."""
 
 import os
-from collections.abc import Mapping, Sized
+from collections.abc import Sized
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
-from .media_sources_triemo import fetch, open_source
-from .media_triemo import probe_media
+from .samples_triemo import TASK, media_kind, read_input
 
 __all__ = ["TASK", "MultimodalEmotionRecognitionPipeline", "media_kind"]
-
-TASK = "multimodal-emotion-recognition"
-_ARGUMENT = {"text": "text", "audio": "audio", "video": "videos", "image": "images"}
 
 
 class MultimodalEmotionRecognitionPipeline(Pipeline):
@@ -64,19 +59,7 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
 
     def preprocess(self, input_: Any, **parameters: Any) -> dict[str, torch.Tensor]:
         """One input to the tensors of a batch of one."""
-        is_file = not isinstance(input_, Mapping) or bool(input_) and set(input_) <= {"bytes", "path"}
-        if is_file:
-            input_ = fetch(input_)  # once, for its kind and its content
-        sample = {media_kind(input_): input_} if is_file else input_
-        unknown = sorted(set(sample) - set(_ARGUMENT))
-        if unknown:
-            raise ValueError(
-                f"an input may have the keys {', '.join(_ARGUMENT)}, got {unknown}; of a dataset take the columns "
-                "with select_columns and rename_column."
-            )
-        given = {_ARGUMENT[name]: value for name, value in sample.items() if value is not None}
-        if not given:
-            raise ValueError(f"an input needs at least one of {', '.join(_ARGUMENT)}, got none.")
+        given = read_input(input_)
         # A list in a batch of one is one clip's frames or one sound's samples, not a batch.
         given = {name: [value] for name, value in given.items()}
         tensors = dict(self.processor(**given, return_tensors="pt", **parameters))
@@ -129,24 +112,3 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         self.processor.save_pretrained(save_directory, **kwargs)
         if getattr(self.model.config, "custom_pipelines", None):
             custom_object_save(self, save_directory)
-
-
-def media_kind(source: Any) -> str:
-    """
-    What a media file is: "image", "video" or "audio", by its content.
-
-    Raises:
-        ValueError: if it cannot be read. A string is always a path or URL; a sentence goes in as `{"text": ...}`.
-    """
-    try:
-        with open_source(source) as (file, _):
-            try:
-                with Image.open(file) as image:
-                    return "video" if getattr(image, "n_frames", 1) > 1 else "image"
-            except Image.DecompressionBombError:
-                return "image"  # and refused as such, by its size
-            except (UnidentifiedImageError, OSError):
-                pass  # not a picture: sound or video
-    except ValueError as error:
-        raise ValueError(f'{error} (A sentence is given as {{"text": ...}}.)') from error
-    return "video" if probe_media(source).has_video else "audio"

@@ -14,7 +14,8 @@ from transformers.utils import TensorType, logging
 
 from .image_settings_triemo import DEFAULT_IMAGE_SETTINGS
 from .media_sources_triemo import fetch, is_media_source
-from .media_triemo import load_audio, load_frames, load_image, probe_media
+from .media_triemo import load_audio
+from .samples_triemo import has_sound, sample_frames, stack_padded
 
 __all__ = ["TriemoProcessor"]
 
@@ -100,13 +101,15 @@ class TriemoProcessor(ProcessorMixin):
         stills, texts, clips, sounds = (values or [None] * size for values in samples.values())
         image_options = {name: kwargs[name] for name in kwargs if name in DEFAULT_IMAGE_SETTINGS}
 
+        own = {name: getattr(self.image_processor, name) for name in ("num_frames", "frame_rate")}
+        sampling = {name: image_options.get(name, value) for name, value in own.items()}
         frames, waveforms = [], []
         for row in range(size):
             try:
                 clip = fetch(clips[row])  # once, for frames and sound
-                frames.append(self._frames(stills[row], clip, image_options))
+                frames.append(sample_frames(stills[row], clip, **sampling))
                 sound = sounds[row]
-                if sound is None and audio is None and use_sound_track and _has_sound(clip):
+                if sound is None and audio is None and use_sound_track and has_sound(clip):
                     sound = clip
                 waveforms.append(self._waveform(sound, sampling_rate))
             except ValueError as error:
@@ -141,7 +144,7 @@ class TriemoProcessor(ProcessorMixin):
                     raise ValueError(f"labels must be in every sample and of one shape, got the shapes {shapes}.")
                 data[key] = np.stack([row for row in rows if row is not None])
                 continue
-            data[key] = _stack_padded(rows, self.tokenizer.pad_token_id if key == "input_ids" else 0)
+            data[key] = stack_padded(rows, self.tokenizer.pad_token_id if key == "input_ids" else 0)
         return BatchFeature(data, tensor_type=return_tensors)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
@@ -153,20 +156,6 @@ class TriemoProcessor(ProcessorMixin):
             kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
             self.push_to_hub(**kwargs)
         return files
-
-    def _frames(self, still: Any, clip: Any, options: dict) -> tuple[list[np.ndarray], np.ndarray] | None:
-        """Frames of a sample and their times in seconds; None without picture."""
-        if still is not None and clip is not None:
-            raise ValueError("a sample has either a still or a video, got both.")
-        if still is not None:
-            return [np.asarray(load_image(still))], np.zeros(1)
-        if clip is None:
-            return None
-        count = options.get("num_frames", self.image_processor.num_frames)
-        rate = options.get("frame_rate", self.image_processor.frame_rate)
-        if rate is not None:
-            return load_frames(clip, frame_rate=rate, max_frames=count)
-        return load_frames(clip, num_frames=count)
 
     def _waveform(self, source: Any, sampling_rate: int | None) -> np.ndarray | None:
         """Mono samples at the feature extractor's rate; None without sound."""
@@ -242,23 +231,8 @@ def _is_clip(value: Any) -> bool:
     return value is None or isinstance(value, (list, tuple)) or is_media_source(value)
 
 
-def _has_sound(clip: Any) -> bool:
-    return clip is not None and is_media_source(clip) and probe_media(clip).has_audio
-
-
 def _at_rows(values: np.ndarray, rows: list[int], size: int) -> np.ndarray:
     """Rows of a smaller batch in their places in the whole one, zeros elsewhere."""
     placed = np.zeros((size, *values.shape[1:]), dtype=values.dtype)
     placed[rows] = values
     return placed
-
-
-def _stack_padded(rows: list[np.ndarray | None], padding_value: int | float) -> np.ndarray:
-    """(1, steps, ...) arrays of different steps, and None, to (B, longest, ...)."""
-    some = next(row for row in rows if row is not None)
-    longest = max(row.shape[1] for row in rows if row is not None)
-    batch = np.full((len(rows), longest, *some.shape[2:]), padding_value, dtype=some.dtype)
-    for target, row in zip(batch, rows, strict=True):
-        if row is not None:
-            target[: row.shape[1]] = row[0]
-    return batch

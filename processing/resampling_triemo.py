@@ -1,12 +1,11 @@
 """One sampling rate to another, for sound that is already in memory."""
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
 
-from .media_sources_triemo import import_av
+from .sampling_rates_triemo import check_sampling_rate, resample_by_ffmpeg
 
 try:
     import torchaudio
@@ -22,17 +21,6 @@ __all__ = ["check_sampling_rate", "resample"]
 _LARGEST_KERNEL = 20_000_000  # coefficients: 80 MB. 44.1 to 16 kHz needs 72 thousand
 
 
-def check_sampling_rate(sampling_rate: Any, field: str = "sampling_rate") -> int:
-    """The rate as a whole number of Hz; ValueError naming `field` unless it is one and positive."""
-    try:
-        whole = int(sampling_rate)
-        if whole == float(sampling_rate) and whole > 0 and not isinstance(sampling_rate, bool):
-            return whole
-    except (TypeError, ValueError, OverflowError):
-        whole = 0
-    raise ValueError(f"{field} must be a positive whole number of Hz, got {sampling_rate!r}.")
-
-
 def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     """Band-limited resampling of a float32 waveform (samples,) from one rate to another, both in Hz.
 
@@ -43,14 +31,5 @@ def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
         return waveform
     common = math.gcd(from_rate, to_rate)
     if (from_rate // common) * (to_rate // common) > _LARGEST_KERNEL:
-        return _resample_by_ffmpeg(waveform, from_rate, to_rate)
+        return resample_by_ffmpeg(waveform, from_rate, to_rate)
     return torchaudio.functional.resample(torch.from_numpy(waveform), from_rate, to_rate).numpy()
-
-
-def _resample_by_ffmpeg(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
-    av = import_av()
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(waveform)[None], format="flt", layout="mono")
-    frame.sample_rate = from_rate
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=to_rate)
-    parts = [part.to_ndarray()[0] for part in (*resampler.resample(frame), *resampler.resample(None))]
-    return np.concatenate(parts)

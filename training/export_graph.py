@@ -11,7 +11,7 @@ from torch import nn
 
 from triemo.processing.feature_extraction_triemo import mel_filters
 
-__all__ = ["LogMel", "NormalisedWaveform", "TriemoGraph", "audio_front_end"]
+__all__ = ["LogMel", "TriemoGraph"]
 
 
 class LogMel(nn.Module):
@@ -61,43 +61,6 @@ class LogMel(nn.Module):
         return (log_mel * valid[:, None].to(log_mel.dtype)).transpose(1, 2), valid.long()
 
 
-class NormalisedWaveform(nn.Module):
-    """
-    `TriemoFeatureExtractor` of type "waveform": zero mean and unit variance over each clip's own samples, if asked.
-
-    Args:
-        extractor: a `TriemoFeatureExtractor` of type "waveform".
-    """
-
-    def __init__(self, extractor: Any):
-        super().__init__()
-        self.do_normalize = extractor.do_normalize
-
-    def forward(self, waveform: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, S) samples and their mask -> the same shapes."""
-        valid = mask.to(waveform.dtype)
-        if not self.do_normalize:
-            return waveform * valid, mask
-        count = valid.sum(1, keepdim=True).clamp(min=1.0)
-        centred = (waveform - (waveform * valid).sum(1, keepdim=True) / count) * valid
-        variance = centred.square().sum(1, keepdim=True) / count
-        return centred / (variance + 1e-7).sqrt(), mask
-
-
-def audio_front_end(extractor: Any) -> nn.Module:
-    """
-    What stands in the graph for a feature extractor.
-
-    Raises:
-        ValueError: for any but a `TriemoFeatureExtractor` of type "log_mel" or "waveform".
-    """
-    kind = getattr(extractor, "feature_type", type(extractor).__name__)
-    fronts: dict[str, type[nn.Module]] = {"log_mel": LogMel, "waveform": NormalisedWaveform}
-    if kind not in fronts:
-        raise ValueError(f"feature_extractor: the graph takes sound as {sorted(fronts)}, got {kind!r}.")
-    return fronts[kind](extractor)
-
-
 class TriemoGraph(nn.Module):
     """
     The classifier with the sound's front end before it. A modality whose mask is all zero is absent; every input of
@@ -106,12 +69,20 @@ class TriemoGraph(nn.Module):
     Args:
         model: a `TriemoForEmotionClassification`.
         extractor: its processor's feature extractor.
+
+    Raises:
+        ValueError: a feature extractor whose sound is not log-mel.
     """
 
     def __init__(self, model: Any, extractor: Any):
         super().__init__()
         self.model = model
-        self.front_end = audio_front_end(extractor) if "audio" in model.config.modalities else None
+        self.front_end = None
+        if "audio" in model.config.modalities:
+            kind = getattr(extractor, "feature_type", type(extractor).__name__)
+            if kind != "log_mel":
+                raise ValueError(f"feature_extractor: a graph is written for sound as log_mel only, got {kind!r}.")
+            self.front_end = LogMel(extractor)
 
     def forward(
         self,
@@ -141,8 +112,7 @@ class TriemoGraph(nn.Module):
             "video_times": video_times,
         }
         if self.front_end is not None:
-            features, tensors["audio_attention_mask"] = self.front_end(input_values, audio_attention_mask)
-            name = "input_features" if isinstance(self.front_end, LogMel) else "input_values"
-            tensors[name] = features
+            features, mask = self.front_end(input_values, audio_attention_mask)
+            tensors |= {"input_features": features, "audio_attention_mask": mask}
         outputs = self.model(**tensors)
         return outputs.logits, *(outputs[f"{modality}_embeds"] for modality in self.model.config.modalities)

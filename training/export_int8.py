@@ -29,7 +29,9 @@ __all__ = ["MODULE_OF", "quantize_int8", "scope_of"]
 BLOCKS = (32, 16)  # values that share a scale; the first that divides the length
 # The last part of PyTorch's name of the module that a product belongs to.
 IN_INT8 = re.compile(r"(audio_tower\..*\.(q_proj|fc1)|triemo\.layers\..*|fusion\..*)$")
-IN_FLOAT = re.compile(r"(audio_tower\..*\.(v_proj|out_proj)|front_end.*|classifier.*|.*_projection|.*_embedding\.projection)$")
+IN_FLOAT = re.compile(
+    r"(audio_tower\..*\.(v_proj|out_proj)|front_end.*|classifier.*|.*_projection|.*_embedding\.projection)$"
+)
 MODULE_OF = "pkg.torch.onnx.name_scopes"
 SMALLEST = 4096  # values; smaller weights are not worth a node of their own
 
