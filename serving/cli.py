@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -215,6 +216,27 @@ def serve_command(
                 raise
             raise ValueError("the page needs gradio: pip install 'triemo[demo]'.") from error
         serve(model, host, port, device=device)
+
+
+@app.command("export")
+def export_command(
+    output: Annotated[Path, typer.Option("--output", help="Folder to write; files of the same names are replaced.")],
+    model: Model = None,
+    int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Write the int8 graph too.")] = True,
+) -> None:
+    """
+    Write a checkpoint as ONNX, to be read without torch: one graph for words, voice, face and all combinations.
+
+    [bold]Examples[/]
+
+    triemo export --model checkpoints/triemo-small --output onnx/
+
+    triemo predict --model onnx/model_int8.onnx clip.mp4
+    """
+    with plain_errors():
+        from triemo.serving.export import export
+
+        export(output, model, int8)
 
 
 @contextmanager

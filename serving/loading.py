@@ -1,19 +1,17 @@
 """Loading a checkpoint once, for every command: where it lies, on which device it runs."""
 
+from __future__ import annotations
+
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from safetensors import SafetensorError
-from transformers import PreTrainedConfig
-from transformers.utils import logging
 
-from triemo.modeling import TriemoConfig, TriemoForEmotionClassification
-from triemo.processing import MultimodalEmotionRecognitionPipeline, TriemoProcessor
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["HUB_MODEL", "checkpoint_folder", "default_model", "load_reader", "pick_device"]
 
@@ -23,19 +21,30 @@ NEEDED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # no code: the i
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
 
 
-def load_reader(model: str | None = None, device: str | None = None) -> MultimodalEmotionRecognitionPipeline:
+def load_reader(model: str | None = None, device: str | None = None) -> Any:
     """
-    The pipeline of a checkpoint, in float32 whatever the weights were saved in.
+    The pipeline of a checkpoint, in float32 whatever the weights were saved in; of what `triemo export` wrote an
+    `OnnxEmotionReader`, which has the same call and does not import torch.
 
     Args:
-        model: folder or Hub id; by default the released checkpoint.
+        model: folder or Hub id, or an exported graph or its folder; by default the released checkpoint.
         device: as torch names it ("cpu", "cuda", "cuda:1", "mps"); by default a GPU if there is one.
 
     Raises:
         ValueError: no checkpoint there, not a Triemo classifier, or no such device.
     """
-    place = pick_device(device)
     name = model or default_model()
+    if _holds_graph(name):
+        return _onnx_reader(name, device)
+    import torch  # here only, with all that imports it: a graph is read without torch
+    from safetensors import SafetensorError
+    from transformers import PreTrainedConfig
+    from transformers.utils import logging
+
+    from triemo.modeling import TriemoConfig, TriemoForEmotionClassification
+    from triemo.processing import MultimodalEmotionRecognitionPipeline, TriemoProcessor
+
+    place = pick_device(device)
     folder = checkpoint_folder(name)
     if not (folder / "config.json").is_file():
         raise ValueError(f"model: {name} holds no config.json, expected a saved Triemo checkpoint.")
@@ -49,6 +58,26 @@ def load_reader(model: str | None = None, device: str | None = None) -> Multimod
     except (OSError, SafetensorError) as error:
         raise ValueError(f"model: cannot load {name}: {error}") from error
     return MultimodalEmotionRecognitionPipeline(model=weights, processor=processor, device=place)
+
+
+def _holds_graph(model: str) -> bool:
+    """Whether it is an exported graph, or a folder of them and no checkpoint."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return any(path.glob("model*.onnx")) and not (path / "config.json").is_file()
+    return path.suffix == ".onnx"
+
+
+def _onnx_reader(model: str, device: str | None) -> Any:
+    if device not in (None, "cpu"):
+        raise ValueError(f"device: graphs run on cpu here, got {device!r}.")
+    try:
+        from triemo.serving.onnx_reader import OnnxEmotionReader
+    except ImportError as error:
+        raise ValueError(
+            f"model: reading {model} needs onnxruntime: pip install 'triemo[export]' ({error})."
+        ) from error
+    return OnnxEmotionReader(model)
 
 
 def default_model() -> str:
@@ -91,6 +120,8 @@ def pick_device(device: str | None = None) -> torch.device:
     Raises:
         ValueError: a name torch does not know, or a device that this machine lacks.
     """
+    import torch
+
     if device is None:
         if torch.cuda.is_available():
             return torch.device("cuda")

@@ -15,10 +15,9 @@ from triemo.serving.onnx_processing.media_sources_triemo import fetch, is_media_
 from triemo.serving.onnx_processing.media_triemo import load_audio, waveform_from_array
 from triemo.serving.onnx_processing.samples_triemo import has_sound, read_input, sample_frames
 from triemo.serving.onnx_processing.sampling_rates_triemo import check_sampling_rate, resample_by_ffmpeg
+from triemo.serving.subsets import MASKS
 
-__all__ = ["MASKS", "OnnxInputs"]
-
-MASKS = {"text": "attention_mask", "audio": "audio_attention_mask", "vision": "video_attention_mask"}
+__all__ = ["OnnxInputs"]
 
 
 class OnnxInputs:

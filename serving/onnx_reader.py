@@ -20,12 +20,12 @@ import onnxruntime
 from triemo.serving.onnx_faces import OnnxFaceDetector
 from triemo.serving.onnx_inputs import OnnxInputs
 from triemo.serving.onnx_processing.samples_triemo import TASK, stack_padded
+from triemo.serving.subsets import MASKS
 
-__all__ = ["OnnxConfig", "OnnxEmotionReader", "holds_graph"]
+__all__ = ["OnnxConfig", "OnnxEmotionReader"]
 
 GRAPHS = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
 METADATA = "triemo"
-_MODALITIES = ("text", "audio", "vision")
 _PARAMETERS = ("use_sound_track", "sampling_rate", "num_frames", "frame_rate")
 
 
@@ -45,16 +45,8 @@ class OnnxConfig:
         """The calibration temperature for a sample that has these of text, audio, vision."""
         if not isinstance(self.calibration_temperature, dict):
             return float(self.calibration_temperature)
-        subset = "+".join(name for name, present in zip(_MODALITIES, modality_mask, strict=True) if present)
+        subset = "+".join(name for name, present in zip(MASKS, modality_mask, strict=True) if present)
         return float(self.calibration_temperature.get(subset, 1.0))
-
-
-def holds_graph(path: str | Path) -> bool:
-    """Whether a path is an exported graph, or a folder of them and no checkpoint."""
-    path = Path(path).expanduser()
-    if path.is_dir():
-        return any((path / name).is_file() for name in GRAPHS.values()) and not (path / "config.json").is_file()
-    return path.suffix == ".onnx" and path.is_file()
 
 
 class OnnxEmotionReader:

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from triemo.serving.contributions import contributions, uninformed_score
 from triemo.serving.samples import Sample
 from triemo.serving.subsets import Subset, present_modalities, subset_scores
@@ -57,7 +55,7 @@ class SubsetReading:
     label: str
     empty: float
     parts: dict[str, float]
-    tensors: Mapping[str, torch.Tensor]
+    tensors: Mapping[str, Any]
 
     @property
     def ranked(self) -> list[dict[str, Any]]:
@@ -66,7 +64,7 @@ class SubsetReading:
         return [{"label": name, "score": score} for name, score in sorted(by_label.items(), key=lambda e: -e[1])]
 
 
-def prepare(reader: Any, sample: Sample, **options: Any) -> tuple[dict[str, torch.Tensor], Evidence]:
+def prepare(reader: Any, sample: Sample, **options: Any) -> tuple[dict[str, Any], Evidence]:
     """
     The model's input for a sample, and what is in it.
 
@@ -117,7 +115,7 @@ def _said_only_once() -> Iterator[None]:
         _IMAGE_LOGGER.removeFilter(is_other)
 
 
-def _evidence(sample: Sample, tensors: Mapping[str, torch.Tensor], use_sound_track: bool) -> Evidence:
+def _evidence(sample: Sample, tensors: Mapping[str, Any], use_sound_track: bool) -> Evidence:
     modalities = present_modalities(tensors)
     faces = None
     missing = []

@@ -4,19 +4,17 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
-import torch
-
-from triemo.modeling import MODALITIES
-from triemo.modeling.inputs_triemo import MASKS
-
-__all__ = ["Subset", "present_modalities", "subset_batch", "subset_scores", "subsets_of"]
+__all__ = ["MASKS", "Subset", "present_modalities", "subset_batch", "subset_scores", "subsets_of"]
 
 Subset = tuple[str, ...]
 
+# The mask of each modality, in the order of the modalities; as the model names them, and here without torch.
+MASKS = {"text": "attention_mask", "audio": "audio_attention_mask", "vision": "video_attention_mask"}
 
-def present_modalities(tensors: Mapping[str, torch.Tensor]) -> Subset:
+
+def present_modalities(tensors: Mapping[str, Any]) -> Subset:
     """What a batch of one has of text, audio, vision, in this order: those whose mask is not all zero."""
-    return tuple(name for name in MODALITIES if MASKS[name] in tensors and bool(tensors[MASKS[name]].any()))
+    return tuple(name for name, mask in MASKS.items() if mask in tensors and bool(tensors[mask].any()))
 
 
 def subsets_of(modalities: Subset) -> list[Subset]:
@@ -24,17 +22,17 @@ def subsets_of(modalities: Subset) -> list[Subset]:
     return [subset for size in range(1, len(modalities) + 1) for subset in combinations(modalities, size)]
 
 
-def subset_batch(tensors: Mapping[str, torch.Tensor], subsets: list[Subset]) -> dict[str, torch.Tensor]:
+def subset_batch(tensors: Mapping[str, Any], subsets: list[Subset]) -> dict[str, Any]:
     """A batch of one to a batch with a row for each subset: the same values, the others' masks all zero."""
-    batch = {name: value.expand(len(subsets), *value.shape[1:]) for name, value in tensors.items()}
+    batch = {name: value[[0] * len(subsets)] for name, value in tensors.items()}
     for modality, mask in MASKS.items():
-        if mask in batch:
-            kept = torch.tensor([[modality in subset] for subset in subsets], device=batch[mask].device)
-            batch[mask] = batch[mask] * kept
+        for row, subset in enumerate(subsets):
+            if mask in batch and modality not in subset:
+                batch[mask][row] = 0
     return batch
 
 
-def subset_scores(reader: Any, tensors: Mapping[str, torch.Tensor]) -> dict[Subset, dict[str, float]]:
+def subset_scores(reader: Any, tensors: Mapping[str, Any]) -> dict[Subset, dict[str, float]]:
     """
     Scores of every non-empty subset of the modalities that a sample has, from one call of the model.
 

@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import torch
 
+from triemo.modeling.inputs_triemo import MASKS
 from triemo.training.export_faces import export_face_networks
 from triemo.training.export_graph import TriemoGraph
 from triemo.training.export_int8 import quantize_int8
@@ -28,7 +29,6 @@ METADATA = "triemo"  # key of the JSON in a graph's metadata
 OPSET = 21  # the first in which blocks of a weight have scales of their own
 TOLERANCE = 1e-4  # of the logits, against torch
 GRAPH, GRAPH_INT8, TOKENIZER = "model.onnx", "model_int8.onnx", "tokenizer.json"
-_MASKS = {"text": "attention_mask", "audio": "audio_attention_mask", "vision": "video_attention_mask"}
 
 
 def export_onnx(model: Any, processor: Any, output: str | Path, int8: bool = True) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def largest_difference(graph: torch.nn.Module, file: Path, inputs: dict[str, tor
     for kept in product((0, 1), repeat=len(modalities)):
         if not any(kept):
             continue
-        masks = {_MASKS[name]: inputs[_MASKS[name]] * keep for name, keep in zip(modalities, kept, strict=True)}
+        masks = {MASKS[name]: inputs[MASKS[name]] * keep for name, keep in zip(modalities, kept, strict=True)}
         given = {**inputs, **masks}
         with torch.inference_mode():
             expected = graph(**given)[0].numpy()
