@@ -6,7 +6,7 @@ Shapes: B batch, T log-mel frames, M mel bins, C classes, S side of a square ima
 import torch
 import torch.nn.functional as F
 
-__all__ = ["augment_faces", "augment_log_mel", "crop_frames", "mix_up", "normalise_faces", "one_hot", "warp_log_mel"]
+__all__ = ["augment_faces", "augment_log_mel", "mix_up", "normalise_faces", "one_hot", "warp_log_mel"]
 
 # The processor's numbers: x / 255, then (x - 0.5) / 0.25.
 FACE_MEAN, FACE_STD = 0.5, 0.25
@@ -58,14 +58,6 @@ def augment_faces(pixels: torch.Tensor, size: int = 96, strength: float = 1.0) -
     columns = (position - middle[:, 1:]).abs() < extent[:, 1:]
     erased = rows[:, :, None] & columns[:, None, :] & (torch.rand(batch, 1, 1) < 0.5)
     return images.masked_fill(erased.unsqueeze(1), 0.0)
-
-
-def crop_frames(clip: torch.Tensor, frames: int) -> torch.Tensor:
-    """A stretch of `frames` frames of a clip (T, M) from a random place; a shorter clip as it is."""
-    if len(clip) <= frames:
-        return clip
-    start = int(torch.randint(0, len(clip) - frames + 1, ()))
-    return clip[start : start + frames]
 
 
 def warp_log_mel(

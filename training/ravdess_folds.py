@@ -17,10 +17,11 @@ import yaml
 from sklearn.metrics import f1_score
 from transformers import HfArgumentParser
 
+from triemo.modeling import TriemoAudioModel
 from triemo.training.corpora import load_ravdess
 from triemo.training.finetune_folder import write_json
 from triemo.training.label_maps import RAVDESS_LABELS
-from triemo.training.release_audio import VOICE, fit_voice, voice_classifier
+from triemo.training.release_audio import VOICE, VoiceProbe, fit_voice
 from triemo.training.release_run import ReleaseRun, trainer_arguments
 from triemo.training.splits import split_members
 from triemo.training.voice_clips import VoiceClips, log_mel_frames
@@ -73,11 +74,12 @@ def run_fold(run: FoldRun, fold: int, settings: dict) -> dict:
     labels = {name: [RAVDESS_LABELS.index(label) for label in rows["original_label"]] for name, rows in corpus.items()}
     clips = {name: VoiceClips(log_mel_frames(rows["path"]), labels[name]) for name, rows in corpus.items()}
     torch.manual_seed(run.seed)
-    model = voice_classifier(run.encoder(settings["encoder"]), settings["layers"])
+    model = VoiceProbe(TriemoAudioModel.from_whisper(run.encoder(settings["encoder"])), len(RAVDESS_LABELS))
     arguments = trainer_arguments(
         run, f"fold_{fold}", num_train_epochs=settings["epochs"], learning_rate=settings["learning_rate"], **VOICE
     )
-    scores, logits = fit_voice(model, arguments, clips["train"], clips["test"], settings["layer_decay"])
+    rates = (settings["layer_decay"], settings["probe_strength"], settings["tuned_share"])
+    scores, logits = fit_voice(model, arguments, clips["train"], clips["test"], *rates)
     # The published seven-class protocol leaves calm out of the test; then it is no possible answer either.
     spoken = np.array(labels["test"]) != CALM
     logits[:, CALM] = -np.inf

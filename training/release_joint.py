@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer
 
 from triemo.modeling import TriemoForEmotionClassification
@@ -15,6 +16,7 @@ from triemo.training.composites import SUBSETS, CompositeDataset, draw_composite
 from triemo.training.corpora import load_fer2013, load_ravdess
 from triemo.training.emotion_metrics import classification_scores
 from triemo.training.label_maps import EMOTIONS, label2id, to_soft_target
+from triemo.training.release_audio import VoiceProbe, load_teacher, seven_classes
 from triemo.training.release_run import ReleaseRun, train_resumable, trainer_arguments
 from triemo.training.release_text import MAX_TOKENS, load_texts
 from triemo.training.release_vision import FacePixels
@@ -78,7 +80,10 @@ class TriModalCollator:
             return {"input_features": features, "audio_attention_mask": mask}
         # The frozen tower hears worse through every change of its input: half of the clips stay as they are.
         changed = torch.rand(len(clips)) < 0.5
-        clips = [warp_log_mel(clip, 0.1, 0.05) if warp else clip for clip, warp in zip(clips, changed, strict=True)]
+        clips = [
+            warp_log_mel(clip, max_stretch=0.12, max_cut=0.1) if warp else clip
+            for clip, warp in zip(clips, changed, strict=True)
+        ]
         features, mask = pad_frames(clips)
         masked = augment_log_mel(features, mask, time_masks=1, frequency_masks=1, noise_probability=0.3)
         features = torch.where(changed[:, None, None], masked, features)
@@ -101,13 +106,41 @@ class TriModalCollator:
 
 
 class FrozenTowerTrainer(Trainer):
-    """Keeps the towers in evaluation mode, for a frozen BatchNorm must not follow the batches."""
+    """Keeps the towers in evaluation mode, for a frozen BatchNorm must not follow the batches.
+
+    With a `teacher`, examples of the voice alone learn its probabilities in place of their label: the towers know the
+    training actors by heart, and a linear probe is read less from who speaks than what is trained on labels here.
+    """
+
+    def __init__(self, *args, teacher: VoiceProbe | None = None, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.teacher = teacher
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         for name in ("text_tower", "audio_tower", "vision_tower"):
             getattr(model.triemo, name).eval()
-        outputs = model(**inputs)
-        return (outputs.loss, {"logits": outputs.logits}) if return_outputs else outputs.loss
+        tensors = {name: value for name, value in inputs.items() if name != "labels"}
+        outputs = model(**tensors)
+        targets = inputs["labels"] if self.teacher is None else self.taught(inputs["labels"], tensors)
+        smoothing = model.config.label_smoothing if model.training else 0.0
+        loss = F.cross_entropy(outputs.logits.float(), targets, label_smoothing=smoothing)
+        return (loss, {"logits": outputs.logits}) if return_outputs else loss
+
+    @torch.no_grad()
+    def taught(self, labels: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Targets (B, C) with the teacher's probabilities in the rows that hold a voice and nothing else."""
+        if "audio_attention_mask" not in inputs:
+            return labels
+        alone = inputs["audio_attention_mask"].any(1)
+        for mask in ("attention_mask", "video_attention_mask"):
+            if mask in inputs:
+                alone = alone & ~inputs[mask].any(1)
+        if not alone.any():
+            return labels
+        logits = self.teacher(inputs["input_features"][alone], inputs["audio_attention_mask"][alone])["logits"]
+        targets = labels.clone()
+        targets[alone] = seven_classes(logits).to(labels.dtype)
+        return targets
 
 
 def single_modality(corpora: Corpora, name: str) -> list[dict]:
@@ -159,6 +192,7 @@ def train_joint(
     batch_size: int,
     learning_rate: float,
     balance: float,
+    voice_teacher: bool,
 ) -> dict:
     """Trains what joins the towers and saves the whole model to `<output>/<name>`.
 
@@ -171,6 +205,7 @@ def train_joint(
         batch_size: examples a step.
         learning_rate: at its peak.
         balance: of `CompositeDataset`.
+        voice_teacher: let the probe of the audio stage teach the examples of the voice alone.
     """
     torch.manual_seed(run.seed)
     model = TriemoForEmotionClassification.from_encoders_pretrained(
@@ -203,6 +238,7 @@ def train_joint(
             save_total_limit=1,
             logging_steps=50,
         ),
+        teacher=load_teacher(run.folder(audio), model.triemo.audio_tower.encoder) if voice_teacher else None,
         train_dataset=CompositeDataset(train.labels, steps * batch_size, seed=run.seed, balance=balance),
         data_collator=TriModalCollator(train, tokenizer, augment=True),
     )

@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from triemo.processing.feature_extraction_triemo import TriemoFeatureExtractor
-from triemo.training.augmentation import augment_log_mel, crop_frames, mix_up, one_hot, warp_log_mel
+from triemo.training.augmentation import one_hot, warp_log_mel
 
 __all__ = ["VoiceClips", "VoiceCollator", "log_mel_frames", "pad_frames"]
 
@@ -45,9 +45,8 @@ class VoiceClips(torch.utils.data.Dataset):
 class VoiceCollator:
     """Items of `VoiceClips` as `input_features`, `attention_mask` and `labels` (B, classes).
 
-    Most training clips are warped in tempo and in the length of the vocal tract; all are cut to two or three seconds,
-    get a masked band and a masked stretch of time, and most batches are mixed with themselves. RAVDESS has
-    few speakers: without strong variation their voices are learnt in place of the emotions.
+    Most training clips are warped in tempo and in the length of the vocal tract, half of the batches are mixed with
+    themselves. RAVDESS has few speakers: without variation their voices are learnt in place of the emotions.
 
     Args:
         num_labels: number of classes.
@@ -56,22 +55,20 @@ class VoiceCollator:
         mix_up: share of the batches that are mixed.
     """
 
-    def __init__(self, num_labels: int, augment: bool, warp: float = 0.8, mix_up: float = 0.8) -> None:
+    def __init__(self, num_labels: int, augment: bool, warp: float = 0.7, mix_up: float = 0.5) -> None:
         self.num_labels, self.augment, self.warp, self.mix_up = num_labels, augment, warp, mix_up
 
     def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
         targets = one_hot(torch.tensor([item["label"] for item in items]), self.num_labels)
-        if not self.augment:
-            features, mask = pad_frames([item["clip"] for item in items])
-            return {"input_features": features, "attention_mask": mask, "labels": targets}
-        clips = [self.vary(item["clip"]) for item in items]
-        # Of one length, so that no padding is mixed into a voice.
-        frames = min(int(200 + 100 * torch.rand(())), *map(len, clips))
-        features = torch.stack([crop_frames(clip, frames) for clip in clips])
-        mask = torch.ones(features.shape[:2], dtype=torch.long)
-        options = {"max_gain": 0.0, "max_tilt": 0.0, "noise_probability": 0.0}
-        features = augment_log_mel(features, mask, time_masks=1, frequency_masks=1, **options)
-        features, targets = mix_up(features, targets, alpha=0.4, probability=self.mix_up)
+        clips = [self.vary(item["clip"]) if self.augment else item["clip"] for item in items]
+        features, mask = pad_frames(clips)
+        if self.augment and torch.rand(()) < self.mix_up:
+            order = torch.randperm(len(items))
+            weight = torch.distributions.Beta(0.4, 0.4).sample()
+            weight = torch.maximum(weight, 1 - weight)  # the first clip is the louder one
+            features = weight * features + (1 - weight) * features[order]
+            targets = weight * targets + (1 - weight) * targets[order]
+            mask = torch.maximum(mask, mask[order])
         return {"input_features": features, "attention_mask": mask, "labels": targets}
 
     def vary(self, clip: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import torch
 
-from triemo.training.augmentation import crop_frames, warp_log_mel
+from triemo.training.augmentation import warp_log_mel
 from triemo.training.voice_clips import VoiceClips, VoiceCollator, pad_frames
 
 
@@ -24,34 +24,25 @@ def test_evaluation_batches_are_the_clips_themselves():
     assert data[1]["input_length"] == 40
 
 
-def test_training_batches_are_of_one_length_and_mix_sound_with_label():
+def test_mixing_mixes_sound_with_label_and_the_first_clip_stays_the_louder():
     torch.manual_seed(0)
-    data = VoiceClips([torch.full((400, 80), float(index)) for index in range(8)], range(8))
+    # A clip of the constant i has the label i: what is mixed of one is mixed of the other.
+    data = VoiceClips([torch.full((40, 80), float(index)) for index in range(8)], range(8))
     plain = VoiceCollator(8, augment=True, warp=0.0, mix_up=0.0)([data[index] for index in range(8)])
-    assert 200 <= plain["input_features"].shape[1] < 300 and plain["attention_mask"].all()
     assert torch.equal(plain["labels"], torch.eye(8))
     mixed = VoiceCollator(8, augment=True, warp=0.0, mix_up=1.0)([data[index] for index in range(8)])
     assert torch.allclose(mixed["labels"].sum(1), torch.ones(8)) and not torch.equal(mixed["labels"], torch.eye(8))
-    # A clip of the constant i has the label i: what is mixed of one is mixed of the other.
+    assert (mixed["labels"].diagonal() >= 0.5).all()
     expected = mixed["labels"] @ torch.arange(8.0)
     assert torch.allclose(mixed["input_features"].mean((1, 2)), expected, atol=1e-4)
 
 
-def test_short_clips_shorten_the_batch():
-    torch.manual_seed(0)
-    data = VoiceClips(clips(120, 400), [0, 1])
-    assert VoiceCollator(8, augment=True, warp=0.0)([data[0], data[1]])["input_features"].shape[1] == 120
-
-
-def test_crops_are_stretches_of_the_clip():
-    torch.manual_seed(0)
-    clip = torch.arange(50.0)[:, None].expand(50, 80)
-    starts = set()
-    for _ in range(50):
-        part = crop_frames(clip, 20)
-        assert part.shape == (20, 80) and torch.equal(part[:, 0].diff(), torch.ones(19))
-        starts.add(int(part[0, 0]))
-    assert len(starts) > 10 and crop_frames(clip, 60) is clip
+def test_a_mixed_clip_is_as_long_as_the_longer_one():
+    torch.manual_seed(1)
+    data = VoiceClips(clips(30, 50), [0, 1])
+    mixed = VoiceCollator(8, augment=True, warp=0.0, mix_up=1.0)([data[0], data[1]])
+    pairs = {(30, 50), (50, 50)}  # the order drawn may leave each with itself
+    assert tuple(mixed["attention_mask"].sum(1).tolist()) in pairs
 
 
 def test_a_warp_without_cuts_keeps_both_ends():
