@@ -1,4 +1,4 @@
-"""A checkpoint as a graph: the same logits as torch for every subset, any lengths and batch, and what stands beside it."""
+"""A checkpoint as a graph: the logits of torch for every subset, any length and batch; and what stands beside it."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `export
 import onnx  # noqa: E402
 
 from triemo.processing import TriemoFeatureExtractor  # noqa: E402
-from triemo.training.export import METADATA, export_onnx, largest_difference  # noqa: E402
+from triemo.training.export import METADATA, example_inputs, export_onnx, largest_difference  # noqa: E402
 from triemo.training.export_graph import LogMel, TriemoGraph  # noqa: E402
 
 TEMPERATURES = {"text": 1.5, "audio+vision": 0.7}
@@ -156,7 +156,7 @@ def test_a_graph_that_differs_is_found(model, exported):
     other = tiny_classifier().eval()
     with torch.no_grad():
         other.classifier.out_proj.bias += 1e-3
-    inputs = {name: torch.from_numpy(value) for name, value in batched(samples()).items()}
+    inputs = example_inputs(other, tiny_processor())
     graph = TriemoGraph(other, TriemoFeatureExtractor())
     assert largest_difference(graph, exported / "model.onnx", inputs, ("text", "audio", "vision")) > 5e-4
 
