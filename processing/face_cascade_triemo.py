@@ -14,7 +14,8 @@ import numpy as np
 
 __all__ = ["CELL", "STRIDE", "FaceCascade", "non_maximum_suppression"]
 
-CELL, STRIDE = 12, 2  # P-Net's receptive field and step, pixels
+CELL = 12  # P-Net's receptive field, pixels
+STRIDE = 2  # and its step
 _PYRAMID_FACTOR = 0.709  # each level holds half the area of the one before
 _FRAMES_AT_ONCE = 8  # more do not run faster, and memory grows with them
 
