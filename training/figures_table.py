@@ -43,7 +43,12 @@ _ROWS = (
         for key in ("accuracy", "uar")
     ),
 )
-_MODALITY_TESTS = {"audio": "RAVDESS, voice", "text": "GoEmotions, words", "vision": "FER2013, face"}
+_MODALITY_TESTS = {
+    "audio": "RAVDESS, voice",
+    "text": "GoEmotions, words",
+    "text_meld": "MELD, words",
+    "vision": "FER2013, face",
+}
 _ORDER = ("support", "samples", "precision", "recall", "f1", *_MEASURES)
 
 

@@ -86,6 +86,7 @@ def save_processor(folder: str | Path, tokenizer_folder: str | Path, weights: st
     detector = found[0]
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, model_max_length=512)
     tokenizer.backend_tokenizer.no_truncation()  # training's limit is not the user's
+    tokenizer.backend_tokenizer.no_padding()
     processor = TriemoProcessor(
         image_processor=TriemoImageProcessor(face_detector_weights=detector),
         feature_extractor=TriemoFeatureExtractor(),
