@@ -275,7 +275,7 @@ class TriemoConfig(PreTrainedConfig):
         return tuple(name for name in MODALITIES if any(source is not None for source in sources[name]))
 
     def temperature_of(self, modality_mask: Any) -> float:
-        """The calibration temperature for a sample; `modality_mask` says of text, audio, vision whether it has them."""
+        """The calibration temperature of a sample; `modality_mask` says whether it has text, audio and vision."""
         if not isinstance(self.calibration_temperature, dict):
             return float(self.calibration_temperature)
         subset = "+".join(name for name, present in zip(MODALITIES, modality_mask, strict=True) if present)
