@@ -15,6 +15,7 @@ BACKEND = "eager"  # traces as every backend does, and generates no code
 @pytest.fixture(autouse=True)
 def fresh_dynamo():
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()  # of the tests before
     yield
     torch._dynamo.reset()
 
@@ -78,8 +79,11 @@ def test_gradients_of_the_compiled_model_are_the_models():
     for runner in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
         model.zero_grad()
         runner(**inputs_of(2), labels=labels).loss.backward()
-        grads.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
-    assert grads[0].keys() == grads[1].keys()
+        # What the loss does not reach has no gradient, compiled one of zeros.
+        grads.append(
+            {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
+        )
+    assert sum(bool(grad.any()) for grad in grads[0].values()) > 50
     for name, grad in grads[0].items():
         torch.testing.assert_close(grads[1][name], grad, atol=1e-5, rtol=1e-3, msg=name)
 

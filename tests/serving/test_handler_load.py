@@ -94,11 +94,14 @@ def test_mixed_requests_of_many_clients(tiny_checkpoint, requests, tmp_path):
                 return [answer for answers in pool.map(client, range(CLIENTS)) for answer in answers]
 
         all_clients()  # memory pools of so many threads fill once
-        gc.collect()
-        before = resident_bytes()
-        answers = all_clients()
-        gc.collect()
-        grown = resident_bytes() - before
+        growths = []
+        for _ in range(2):  # a pool may grow once more, a leak grows every time
+            gc.collect()
+            before = resident_bytes()
+            answers = all_clients()
+            gc.collect()
+            growths.append(resident_bytes() - before)
+        grown = min(growths)
     assert len(answers) == REQUESTS
     wrong = [number for number, answer in answers if not same(answer[1], expected[number][1])]
     assert not wrong

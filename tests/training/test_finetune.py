@@ -152,9 +152,9 @@ def test_two_processes_train_one_model(place):
 
 def test_a_loss_over_accumulated_steps_is_a_mean(place):
     changes = {"max_steps": 1, "logging_steps": 1, "save_strategy": "no", "load_best_model_at_end": "false"}
-    whole = main(arguments(place, "whole", **changes, per_device_train_batch_size=4))["losses"]
+    whole = main(arguments(place, "one_batch", **changes, per_device_train_batch_size=4))["losses"]
     halves = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
-    assert main(arguments(place, "halves", **changes, **halves))["losses"] == pytest.approx(whole, rel=0.25)
+    assert main(arguments(place, "two_halves", **changes, **halves))["losses"] == pytest.approx(whole, rel=0.25)
 
 
 def test_a_stream_trains_by_steps(place):
