@@ -22,7 +22,7 @@ from triemo.training.release_run import ReleaseRun
 
 __all__ = ["main", "read_stages"]
 
-KINDS = ("vision", "text", "audio", "joint", "evaluate")
+KINDS = ("vision", "text", "audio", "joint", "evaluate", "benchmarks")
 
 
 def main(arguments: list[str] | None = None) -> None:

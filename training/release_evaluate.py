@@ -144,14 +144,13 @@ def detailed(logits: np.ndarray, labels: np.ndarray, groups: list[str] | None = 
     )
 
 
-def train_evaluate(run: ReleaseRun, name: str, *, joint: str, benchmarks: dict[str, str]) -> dict:
+def train_evaluate(run: ReleaseRun, name: str, *, joint: str) -> dict:
     """Releases the model of the stage `joint` into `run.checkpoint` and writes `metrics.json` there.
 
     Args:
         run: folders and seed.
         name: of the stage.
         joint: the stage whose model is released.
-        benchmarks: JSON files of benchmarks of other models, to stand in `metrics.json` where they are there.
     """
     checkpoint, source = Path(run.checkpoint), run.folder(joint)
     tokenizer = AutoTokenizer.from_pretrained(source)
@@ -188,7 +187,6 @@ def train_evaluate(run: ReleaseRun, name: str, *, joint: str, benchmarks: dict[s
             **{name: version(name) for name in ("torch", "transformers", "datasets", "scikit-learn")},
         },
     }
-    metrics |= {key: json.loads(Path(file).read_text()) for key, file in benchmarks.items() if Path(file).exists()}
     reports = {file.stem: json.loads(file.read_text()) for file in sorted(Path(run.output).glob("*.json"))}
     reports.pop(name, None)
     metrics["stages"] = reports

@@ -23,6 +23,7 @@ from triemo.training import release, release_audio, release_joint
 from triemo.training.composites import CompositeDataset, draw_composites
 from triemo.training.label_maps import EMOTIONS
 from triemo.training.pooled_classifier import PooledClassifier
+from triemo.training.release_benchmarks import train_benchmarks
 from triemo.training.release_evaluate import Measured, calibrate, save_half
 from triemo.training.release_run import ReleaseRun, trainer_arguments
 from triemo.training.release_text import text_scores
@@ -332,7 +333,17 @@ def test_stage_reports_are_written_and_not_repeated(tmp_path, monkeypatch):
 
 def test_the_release_config_is_what_the_stages_take():
     seed, stages = release.read_stages(ReleaseRun().config)
-    assert seed == 0 and list(stages)[-1] == "evaluate"
+    assert seed == 0 and list(stages)[-2:] == ["evaluate", "benchmarks"]
+
+
+def test_benchmarks_that_were_run_stand_in_the_metrics(tmp_path):
+    (tmp_path / "metrics.json").write_text(json.dumps({"figures": {"a": 1}, "gone": {"old": 1}}))
+    (tmp_path / "folds.json").write_text('{"accuracy": 0.5}')
+    files = {"folds": {"eight": str(tmp_path / "folds.json")}, "gone": {"never": str(tmp_path / "never.json")}}
+    how = {"folds": "five of them", "gone": "not at all"}
+    train_benchmarks(ReleaseRun(checkpoint=str(tmp_path)), "benchmarks", files=files, protocols=how)
+    expected = {"figures": {"a": 1}, "folds": {"eight": {"accuracy": 0.5}}, "protocols": {"folds": "five of them"}}
+    assert json.loads((tmp_path / "metrics.json").read_text()) == expected
 
 
 def test_local_encoder_folder_wins_over_the_hub_id(tmp_path):
