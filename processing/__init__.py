@@ -5,11 +5,13 @@ from .feature_extraction_triemo import TriemoFeatureExtractor  # isort: skip
 
 from transformers import (
     AutoFeatureExtractor,
-    AutoImageProcessor,
     AutoModelForVideoClassification,
     AutoProcessor,
     PreTrainedConfig,
 )
+
+# By its own module: up to 5.17 `transformers` itself shows a stand-in that asks for torchvision, which is not needed.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .image_processing_triemo import TriemoImageProcessor
