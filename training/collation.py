@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 
 from triemo.modeling import MODALITIES
+from triemo.modeling.inputs_triemo import MASKS
 from triemo.processing import TriemoProcessor, load_audio, probe_media
 from triemo.training.augmentation import augment_log_mel, warp_log_mel
 
 __all__ = [
+    "MASKS",
     "PROBLEM_TYPES",
     "EmotionCollator",
     "NoModalityError",
@@ -27,7 +29,6 @@ __all__ = [
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 # Precomputed vectors: the column of a table, the tensor it becomes.
 VECTORS = {"text": "text_features", "audio": "input_features", "vision": "vision_features"}
-MASKS = {"text": "attention_mask", "audio": "audio_attention_mask", "vision": "video_attention_mask"}
 
 
 class NoModalityError(ValueError):

@@ -11,7 +11,7 @@ import torch
 
 from triemo.training.label_maps import EMOTIONS, to_soft_target
 
-__all__ = ["SUBSETS", "CompositeDataset", "draw_composites"]
+__all__ = ["SUBSETS", "CompositeDataset", "draw_composites", "item_classes"]
 
 SUBSETS = (
     ("text",),
@@ -103,3 +103,8 @@ def draw_composites(labels: dict[str, Sequence[Sequence[int]]], per_class: int, 
             rows = {name: int(draw.choice(found[name][emotion])) for name in ("text", "audio", "vision")}
             items.append({"rows": rows, "label": np.array(to_soft_target([emotion]), dtype=np.float32)})
     return items
+
+
+def item_classes(items: Sequence[dict]) -> list[int]:
+    """The class index of each item that carries one class."""
+    return [int(item["label"].argmax()) for item in items]

@@ -3,7 +3,6 @@
 Shapes: n rows that have a modality, P projection size.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +13,10 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from triemo.modeling import MODALITIES
-from triemo.training.collation import EmotionCollator, NoModalityError, present_modalities
-from triemo.training.evaluation_subsets import only
-from triemo.training.finetune_rows import EmotionRows
+from triemo.training.collation import EmotionCollator, present_modalities
+from triemo.training.evaluation_subsets import encoded_batches, only
 
 __all__ = ["Embedded", "SentenceEmbedder", "embed_rows", "join_embedded"]
-
-logger = logging.getLogger(__name__)
 
 TIMES = ("audio_times", "video_times")  # an embedding without positions does not read them
 
@@ -72,16 +68,8 @@ def embed_rows(model: Any, collator: EmotionCollator, rows: Any, state: PartialS
     Raises:
         ValueError: naming the row whose media cannot be read.
     """
-    order = np.argsort(EmotionRows([rows]).lengths(), kind="stable").tolist()
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     found: list[tuple[str, int, np.ndarray]] = []
-    for batch in batches[state.process_index :: state.num_processes]:
-        samples = {}
-        for index in batch:
-            try:
-                samples[index] = collator.encode(rows[index])
-            except NoModalityError as error:
-                logger.warning(f"left out: {error}")
+    for samples, _ in encoded_batches(collator, rows, state, batch_size):
         for modality in model.config.modalities:
             held = [index for index, sample in samples.items() if modality in present_modalities(sample)]
             if held:

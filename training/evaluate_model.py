@@ -24,7 +24,7 @@ from triemo.training.collation import EmotionCollator
 from triemo.training.emotion_metric import EmotionMetric
 from triemo.training.evaluation_plot import check_matplotlib, plot_scores
 from triemo.training.evaluation_subsets import PRESENT, predict_subsets
-from triemo.training.finetune_arguments import DEFAULT_MODEL
+from triemo.training.finetune_arguments import DEFAULT_MODEL, check_source
 from triemo.training.finetune_data import check_labels, load_splits
 from triemo.training.finetune_folder import write_json
 from triemo.training.finetune_start import load_model
@@ -79,8 +79,7 @@ class EvaluationArguments(EvaluationDataArguments):
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Returns what `evaluation.json` holds."""
     (args,) = HfArgumentParser(EvaluationArguments).parse_args_into_dataclasses(argv, look_for_args_file=False)
-    if bool(args.table) == bool(args.corpora):
-        raise ValueError("data: give one of --table and --corpora, got " + ("both." if args.table else "neither."))
+    check_source(args.table, args.corpora)
     if args.plot and args.output:
         check_matplotlib()
     state = PartialState(cpu=args.use_cpu)

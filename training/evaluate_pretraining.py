@@ -28,6 +28,7 @@ from triemo.processing import TriemoProcessor
 from triemo.training.collation import EmotionCollator
 from triemo.training.embeddings import Embedded, SentenceEmbedder, embed_rows, join_embedded
 from triemo.training.evaluate_model import EvaluationDataArguments, open_splits, parts_of, rounded
+from triemo.training.finetune_arguments import check_source
 from triemo.training.finetune_folder import write_json
 from triemo.training.finetune_rows import CompositeRows
 from triemo.training.label_maps import label2id
@@ -74,8 +75,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if not tasks or set(tasks) - set(TASKS):
         raise ValueError(f"tasks: got {args.tasks!r}, expected some of {', '.join(TASKS)}.")
     ks = parse_ks(args.ks)
-    if bool(args.table) == bool(args.corpora):
-        raise ValueError("data: give one of --table and --corpora, got " + ("both." if args.table else "neither."))
+    check_source(args.table, args.corpora)
     sets = SENTENCES if args.sentences is None else read_sentences(args.sentences)
     state = PartialState(cpu=args.use_cpu)
     logging.basicConfig(format="%(message)s", level=logging.INFO if state.is_main_process else logging.ERROR)

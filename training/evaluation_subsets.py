@@ -1,7 +1,7 @@
 """Logits of every row for each of the seven subsets of its modalities, over any number of processes."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from triemo.training.collation import MASKS, VECTORS, EmotionCollator, NoModalit
 from triemo.training.composites import SUBSETS
 from triemo.training.finetune_rows import EmotionRows
 
-__all__ = ["PRESENT", "predict_subsets"]
+__all__ = ["PRESENT", "encoded_batches", "only", "predict_subsets"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,32 +39,26 @@ def predict_subsets(
     Raises:
         ValueError: naming the row whose media cannot be read.
     """
-    order = np.argsort(EmotionRows([rows]).lengths(), kind="stable").tolist()
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     subsets = [s for s in SUBSETS if set(s) <= set(model.config.modalities)]
     found: list[tuple[str, int, list[float] | None]] = []
-    for batch in batches[state.process_index :: state.num_processes]:
-        samples = {}
-        for index in batch:
-            try:
-                samples[index] = collator.encode(rows[index])
-            except NoModalityError as error:
-                logger.warning(f"left out: {error}")
-                found.append((PRESENT, index, None))
+    for samples, empty_rows in encoded_batches(collator, rows, state, batch_size):
+        found += [(PRESENT, index, None) for index in empty_rows]
         held = {index: present_modalities(sample) for index, sample in samples.items()}
-        for subset in [None, *subsets]:
-            chosen = [index for index in samples if subset is None or set(subset) <= set(held[index])]
+        for subset in subsets:
+            chosen = [index for index in samples if set(subset) <= set(held[index])]
             if not chosen:
                 continue
-            kept = [samples[index] if subset is None else only(samples[index], subset) for index in chosen]
+            kept = [only(samples[index], subset) for index in chosen]
             inputs = {name: tensor.to(state.device) for name, tensor in collator.collate(kept).items()}
             outputs = model(**inputs)
             temperatures = [
                 model.config.temperature_of(mask) if calibrated else 1.0 for mask in outputs.modality_mask.tolist()
             ]
             logits = (outputs.logits.float().cpu() / torch.tensor(temperatures)[:, None]).tolist()
-            name = PRESENT if subset is None else "+".join(subset)
-            found += [(name, index, row) for index, row in zip(chosen, logits, strict=True)]
+            scored = list(zip(chosen, logits, strict=True))
+            found += [("+".join(subset), index, row) for index, row in scored]
+            # What a row has is one of the subsets.
+            found += [(PRESENT, index, row) for index, row in scored if held[index] == subset]
     by_subset: dict[str, dict[int, list[float]]] = {PRESENT: {}} | {"+".join(subset): {} for subset in subsets}
     empty = []
     for name, index, row in gather_object(found):
@@ -74,6 +68,29 @@ def predict_subsets(
             by_subset[name][index] = row
     ordered = {name: dict(sorted(rows_.items())) for name, rows_ in by_subset.items() if rows_}
     return ordered, sorted(empty)
+
+
+def encoded_batches(
+    collator: EmotionCollator, rows: Any, state: PartialState, batch_size: int
+) -> Iterator[tuple[dict[int, dict[str, torch.Tensor]], list[int]]]:
+    """
+    This process's share of the rows in batches of like cost: their tensors by row, and the rows that hold nothing for
+    the model, which are named in the log.
+
+    Raises:
+        ValueError: naming the row whose media cannot be read.
+    """
+    order = np.argsort(EmotionRows([rows]).lengths(), kind="stable").tolist()
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    for batch in batches[state.process_index :: state.num_processes]:
+        samples, empty = {}, []
+        for index in batch:
+            try:
+                samples[index] = collator.encode(rows[index])
+            except NoModalityError as error:
+                logger.warning(f"left out: {error}")
+                empty.append(index)
+        yield samples, empty
 
 
 def only(sample: dict[str, torch.Tensor], subset: Sequence[str]) -> dict[str, torch.Tensor]:

@@ -1,6 +1,6 @@
 """What pretraining is for: fine-tuning on a tenth of the labels, with and without it.
 
-    python training/few_labels.py --pretrained runs/pretrain_small --data ../shared/data --weights ../shared/weights
+    python training/few_labels.py --pretrained runs/pretrain_small --steps 60 --learning_rate 3e-4 --data DATA
 
 Both arms have the same architecture, the same tenth of each training split (drawn by the seed, class by class), the
 same steps, and are scored on the official tests; no step or seed is chosen on them. Without pretraining the text and
@@ -19,7 +19,7 @@ import torch
 from transformers import AutoTokenizer, HfArgumentParser, Trainer, set_seed
 
 from triemo.modeling import TriemoConfig, TriemoForEmotionClassification
-from triemo.training.composites import CompositeDataset, draw_composites
+from triemo.training.composites import CompositeDataset, draw_composites, item_classes
 from triemo.training.emotion_metrics import classification_scores
 from triemo.training.finetune_folder import write_json
 from triemo.training.label_maps import EMOTIONS, label2id
@@ -148,7 +148,7 @@ def run_arm(run: FewLabelsRun, arm: str, seed: int, corpora: dict[str, Corpora])
     scores = {}
     for name, found in items.items():
         logits = predict_logits(model, collator, found).numpy()
-        scores[name] = classification_scores(logits, [int(item["label"].argmax()) for item in found])["uar"]
+        scores[name] = classification_scores(logits, item_classes(found))["uar"]
     return scores
 
 

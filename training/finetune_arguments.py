@@ -203,13 +203,27 @@ def read_yaml(path: str, classes: Sequence[type]) -> dict[str, Any]:
     return values
 
 
-def check(model: ModelArguments, data: DataArguments, training: FinetuneTrainingArguments) -> None:
-    if bool(data.table) == bool(data.corpora):
-        raise ValueError("data: give one of --table and --corpora, got " + ("both." if data.table else "neither."))
+def check_source(table: str | None, corpora: str | None) -> None:
+    """Raises ValueError unless exactly one of them is given."""
+    if bool(table) == bool(corpora):
+        raise ValueError("data: give one of --table and --corpora, got " + ("both." if table else "neither."))
+
+
+def check_training(data: DataArguments, training: FinetuneTrainingArguments) -> None:
+    """What fine-tuning and pretraining ask alike."""
+    check_source(data.table, data.corpora)
     if not training.output_dir:
         raise ValueError("output_dir: got none, expected a folder for the model and its results.")
     if data.streaming and training.max_steps <= 0:
         raise ValueError("streaming: a stream has no length; say with --max_steps how many steps to train.")
+    if not 0 < training.layerwise_lr_decay <= 1:
+        raise ValueError(f"layerwise_lr_decay: got {training.layerwise_lr_decay}, expected above 0 and at most 1.")
+    if training.deepspeed:
+        raise ValueError("deepspeed: not supported; use FSDP2 (training/configs/fsdp2.yaml).")
+
+
+def check(model: ModelArguments, data: DataArguments, training: FinetuneTrainingArguments) -> None:
+    check_training(data, training)
     if data.streaming and (data.corpora or data.composites):
         raise ValueError("streaming: takes one --table, without corpora and composites.")
     if data.streaming and model.class_weights == "balanced":
@@ -218,11 +232,7 @@ def check(model: ModelArguments, data: DataArguments, training: FinetuneTraining
         raise ValueError(f"classes: got {data.classes!r}, expected seven or own.")
     if data.composites < 0:
         raise ValueError(f"composites: got {data.composites}, expected 0 or more.")
-    if not 0 < training.layerwise_lr_decay <= 1:
-        raise ValueError(f"layerwise_lr_decay: got {training.layerwise_lr_decay}, expected above 0 and at most 1.")
     if model.lora and model.lora_r < 1:
         raise ValueError(f"lora_r: got {model.lora_r}, expected 1 or more.")
     if model.lora and training.layerwise_lr_decay != 1:
         raise ValueError("layerwise_lr_decay: has no meaning with --lora; leave it at 1.")
-    if training.deepspeed:
-        raise ValueError("deepspeed: not supported; use FSDP2 (training/configs/fsdp2.yaml).")

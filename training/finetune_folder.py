@@ -18,10 +18,10 @@ _BASE = ".base"
 _MAY_CHANGE = re.compile(r"epochs|max_steps|check_media")
 
 
-def write_json(file: Path, values: Any) -> None:
+def write_json(file: Path, values: Any, sort_keys: bool = False) -> None:
     """Under another name first, so that no half of it is ever read."""
     part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
+    part.write_text(json.dumps(values, indent=2, default=str, sort_keys=sort_keys) + "\n", encoding="utf-8")
     part.replace(file)
 
 

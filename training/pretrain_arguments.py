@@ -5,7 +5,13 @@ from dataclasses import dataclass, field
 
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from triemo.training.finetune_arguments import DataArguments, FinetuneTrainingArguments, StartArguments, parse_into
+from triemo.training.finetune_arguments import (
+    DataArguments,
+    FinetuneTrainingArguments,
+    StartArguments,
+    check_training,
+    parse_into,
+)
 
 __all__ = [
     "PretrainDataArguments",
@@ -95,10 +101,7 @@ def parse_pretrain_arguments(
 
 
 def check(model: PretrainModelArguments, data: PretrainDataArguments, training: PretrainTrainingArguments) -> None:
-    if bool(data.table) == bool(data.corpora):
-        raise ValueError("data: give one of --table and --corpora, got " + ("both." if data.table else "neither."))
-    if not training.output_dir:
-        raise ValueError("output_dir: got none, expected a folder for the model and its results.")
+    check_training(data, training)
     if not 0 <= data.mlm_probability < 1:
         raise ValueError(f"mlm_probability: got {data.mlm_probability}, expected 0 up to but not 1.")
     if (data.composites or data.validation_composites) and not (data.corpora or data.composite_corpora):
@@ -109,10 +112,6 @@ def check(model: PretrainModelArguments, data: PretrainDataArguments, training: 
         raise ValueError("cache_chunk_size: stands in for gradient_accumulation_steps; leave these at 1.")
     if training.cache_chunk_size and training.fp16:
         raise ValueError("cache_chunk_size: takes bf16 or float32, got fp16, whose loss scale it does not know.")
-    if training.layerwise_lr_decay != 1 and not 0 < training.layerwise_lr_decay < 1:
-        raise ValueError(f"layerwise_lr_decay: got {training.layerwise_lr_decay}, expected above 0 and at most 1.")
-    if training.deepspeed:
-        raise ValueError("deepspeed: not supported; use FSDP2 (training/configs/fsdp2.yaml).")
     if model.model_config and not isinstance(json.loads(model.model_config), dict):
         raise ValueError(f"model_config: got {model.model_config}, expected a JSON object.")
     if data.streaming:
@@ -120,8 +119,6 @@ def check(model: PretrainModelArguments, data: PretrainDataArguments, training: 
 
 
 def check_streaming(data: PretrainDataArguments, training: PretrainTrainingArguments) -> None:
-    if training.max_steps <= 0:
-        raise ValueError("streaming: a stream has no length; say with --max_steps how many steps to train.")
     if not data.table or data.composites or data.validation_composites:
         raise ValueError("streaming: takes shards as --table, without corpora and composites.")
     # A stream has no epochs: what would happen at their end happens every so many steps.

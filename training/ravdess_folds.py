@@ -24,7 +24,7 @@ from triemo.training.label_maps import RAVDESS_LABELS
 from triemo.training.release_audio import VOICE, VoiceProbe, fit_voice
 from triemo.training.release_run import ReleaseRun, trainer_arguments
 from triemo.training.splits import split_members
-from triemo.training.voice_clips import VoiceClips, log_mel_frames
+from triemo.training.voice_clips import VoiceClips
 
 __all__ = ["FoldRun", "main"]
 
@@ -71,8 +71,7 @@ def run_fold(run: FoldRun, fold: int, settings: dict) -> dict:
     """Trains on four folds, scores the fifth."""
     members = split_members("ravdess_folds", fold, validation=False)
     corpus = load_ravdess(run.data, splits={name: [int(actor) for actor in part] for name, part in members.items()})
-    labels = {name: [RAVDESS_LABELS.index(label) for label in rows["original_label"]] for name, rows in corpus.items()}
-    clips = {name: VoiceClips(log_mel_frames(rows["path"]), labels[name]) for name, rows in corpus.items()}
+    clips = {name: VoiceClips.of_ravdess(rows) for name, rows in corpus.items()}
     torch.manual_seed(run.seed)
     model = VoiceProbe(TriemoAudioModel.from_whisper(run.encoder(settings["encoder"])), len(RAVDESS_LABELS))
     arguments = trainer_arguments(
@@ -81,12 +80,13 @@ def run_fold(run: FoldRun, fold: int, settings: dict) -> dict:
     rates = (settings["layer_decay"], settings["probe_strength"], settings["tuned_share"])
     scores, logits = fit_voice(model, arguments, clips["train"], clips["test"], *rates)
     # The published seven-class protocol leaves calm out of the test; then it is no possible answer either.
-    spoken = np.array(labels["test"]) != CALM
+    labels = np.array(clips["test"].labels)
+    spoken = labels != CALM
     logits[:, CALM] = -np.inf
-    seven = f1_score(np.array(labels["test"])[spoken], logits[spoken].argmax(1), average="weighted")
+    seven = f1_score(labels[spoken], logits[spoken].argmax(1), average="weighted")
     return {
         "actors": sorted(map(int, members["test"])),
-        "clips": len(labels["test"]),
+        "clips": len(labels),
         "accuracy": scores["accuracy"],
         "uar": scores["uar"],
         "calm_dropped_weighted_f1": float(seven),

@@ -18,6 +18,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser
 
+from triemo.training.finetune_folder import write_json
 from triemo.training.release_run import ReleaseRun
 
 __all__ = ["main", "read_stages"]
@@ -53,10 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
         before = json.loads(report_file.read_text())["minutes"] if report_file.exists() else 0.0
         report |= train(run, name, **settings)
         report["minutes"] = before + (time.time() - start) / 60
-        unfinished = report_file.with_suffix(".part")
-        unfinished.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
-        unfinished.replace(report_file)
-        print(json.dumps(report, indent=2, sort_keys=True))
+        write_json(report_file, report, sort_keys=True)
+        print(report_file.read_text())
 
 
 def read_stages(config: str | Path) -> tuple[int, dict[str, tuple[Any, dict[str, Any]]]]:

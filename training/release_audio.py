@@ -24,7 +24,7 @@ from triemo.training.corpora import load_ravdess
 from triemo.training.emotion_metrics import classification_scores
 from triemo.training.label_maps import RAVDESS_LABELS, label2id, map_label
 from triemo.training.release_run import ReleaseRun, train_resumable, trainer_arguments
-from triemo.training.voice_clips import VoiceClips, VoiceCollator, log_mel_frames, pad_frames
+from triemo.training.voice_clips import VoiceClips, VoiceCollator, pad_frames
 
 __all__ = [
     "VOICE",
@@ -193,7 +193,7 @@ def standardise_states(model: TriemoAudioModel, mean: torch.Tensor, deviation: t
 
 
 def load_teacher(folder, tower: TriemoAudioModel) -> VoiceProbe:
-    """The probe that the stage of `folder` ended with, over a copy of its tower; classes are those of RAVDESS."""
+    """The probe that the stage of `folder` ended with, over its tower, which it freezes; classes are RAVDESS's."""
     probe = VoiceProbe(tower, len(RAVDESS_LABELS))
     missing, unexpected = probe.load_state_dict(load_file(folder / TEACHER), strict=False)
     if unexpected or any(not name.startswith("encoder.") for name in missing):
@@ -237,12 +237,7 @@ def train_audio(
         output_layers: layers, from 1, whose average the tower gives out.
     """
     corpus = load_ravdess(run.data)
-    clips = {
-        split: VoiceClips(
-            log_mel_frames(corpus[split]["path"]), [RAVDESS_LABELS.index(x) for x in corpus[split]["original_label"]]
-        )
-        for split in ("train", "validation")
-    }
+    clips = {split: VoiceClips.of_ravdess(corpus[split]) for split in ("train", "validation")}
     torch.manual_seed(run.seed)
     tower = TriemoAudioModel.from_whisper(run.encoder(encoder), use_weighted_layer_sum=True)
     model = VoiceProbe(tower, len(RAVDESS_LABELS))

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from triemo.training.finetune_folder import write_json
 from triemo.training.release_run import ReleaseRun
 
 __all__ = ["train_benchmarks"]
@@ -28,7 +29,5 @@ def train_benchmarks(
         if found:
             metrics[group] = found
             metrics.setdefault("protocols", {})[group] = protocols[group]
-    unfinished = target.with_suffix(".part")
-    unfinished.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-    unfinished.replace(target)
+    write_json(target, metrics, sort_keys=True)
     return {"groups": [group for group in files if group in metrics]}

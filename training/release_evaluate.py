@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from triemo.modeling import TriemoForEmotionClassification
 from triemo.processing import TriemoFeatureExtractor, TriemoImageProcessor, TriemoProcessor
 from triemo.training.calibration import calibration_temperature
-from triemo.training.composites import draw_composites
+from triemo.training.composites import draw_composites, item_classes
 from triemo.training.corpora import RAVDESS_SPLITS, corpus_hash
 from triemo.training.emotion_metric import EmotionMetric
 from triemo.training.emotion_metrics import (
@@ -23,6 +23,7 @@ from triemo.training.emotion_metrics import (
     expected_calibration_error,
     multi_label_scores,
 )
+from triemo.training.finetune_folder import write_json
 from triemo.training.label_maps import EMOTIONS, LABEL_MAP_VERSION
 from triemo.training.release_joint import Corpora, TriModalCollator, predict_logits, single_modality, subset_logits
 from triemo.training.release_run import ReleaseRun
@@ -65,7 +66,7 @@ def save_half(model: TriemoForEmotionClassification, folder: str | Path) -> None
         section.pop("_name_or_path", None)  # a folder of this machine
         if "dtype" in section:
             section["dtype"] = "float32"
-    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_json(config_file, config, sort_keys=True)
     folder.mkdir(parents=True, exist_ok=True)
     for path in part.iterdir():
         path.chmod(0o644)  # safetensors writes for the owner alone
@@ -160,7 +161,7 @@ def train_evaluate(run: ReleaseRun, name: str, *, joint: str) -> dict:
     corpora = Corpora(run.data, "validation")
     validation = Measured(model, corpora, tokenizer)
     items = draw_composites(corpora.labels, PER_CLASS, run.seed)
-    labels = [int(item["label"].argmax()) for item in items]
+    labels = item_classes(items)
     temperatures = calibrate(validation, subset_logits(model, validation.collator, items), labels)
     model.config.calibration_temperature = temperatures
     save_half(model, checkpoint)
@@ -169,7 +170,7 @@ def train_evaluate(run: ReleaseRun, name: str, *, joint: str) -> dict:
     corpora = Corpora(run.data, "test")
     test = Measured(model, corpora, tokenizer)
     items = draw_composites(corpora.labels, PER_CLASS, run.seed)
-    labels = [int(item["label"].argmax()) for item in items]
+    labels = item_classes(items)
     composites = {name: x.numpy() for name, x in subset_logits(model, test.collator, items).items()}
     metrics = {
         "model": "triemo-small",
@@ -191,9 +192,7 @@ def train_evaluate(run: ReleaseRun, name: str, *, joint: str) -> dict:
     reports.pop(name, None)
     metrics["stages"] = reports
     metrics["training_minutes"] = {stage: report["minutes"] for stage, report in reports.items()}
-    unfinished = checkpoint / "metrics.json.part"
-    unfinished.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-    unfinished.replace(checkpoint / "metrics.json")
+    write_json(checkpoint / "metrics.json", metrics, sort_keys=True)
     save_processor(checkpoint, source, run.weights)
     return {"figures": metrics["figures"]}
 

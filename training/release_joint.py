@@ -1,4 +1,4 @@
-"""Stage 4 of the small checkpoint: joint encoder, fusion and head on frozen towers, over all seven subsets.
+"""The joint part of the small checkpoint: joint encoder, fusion and head on frozen towers, over all seven subsets.
 
 Shapes: B batch, L tokens, T log-mel frames, F video frames.
 """
@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer
 
 from triemo.modeling import TriemoForEmotionClassification
 from triemo.training.augmentation import augment_faces, augment_log_mel, normalise_faces, warp_log_mel
-from triemo.training.composites import SUBSETS, CompositeDataset, draw_composites
+from triemo.training.composites import SUBSETS, CompositeDataset, draw_composites, item_classes
 from triemo.training.corpora import load_fer2013, load_ravdess
 from triemo.training.emotion_metrics import classification_scores
 from triemo.training.label_maps import EMOTIONS, label2id, to_soft_target
@@ -249,7 +249,7 @@ def train_joint(
     tokenizer.save_pretrained(run.folder(name))
     items = draw_composites(validation.labels, per_class=40, seed=run.seed)
     found = subset_logits(model, TriModalCollator(validation, tokenizer, augment=False), items)
-    labels = [int(item["label"].argmax()) for item in items]
+    labels = item_classes(items)
     return {
         "validation_composites": {name: classification_scores(x.numpy(), labels) for name, x in found.items()},
         "steps": steps,

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from datasets import Dataset
 from tqdm.auto import tqdm
 
 from triemo.processing.feature_extraction_triemo import TriemoFeatureExtractor
 from triemo.training.augmentation import one_hot, warp_log_mel
+from triemo.training.label_maps import RAVDESS_LABELS
 
 __all__ = ["VoiceClips", "VoiceCollator", "log_mel_frames", "pad_frames"]
 
@@ -34,6 +36,11 @@ class VoiceClips(torch.utils.data.Dataset):
 
     def __init__(self, clips: Sequence[torch.Tensor], labels: Sequence[int]) -> None:
         self.clips, self.labels = list(clips), list(labels)
+
+    @classmethod
+    def of_ravdess(cls, rows: Dataset) -> "VoiceClips":
+        """Rows of `load_ravdess`, with its eight classes in the order of `RAVDESS_LABELS`."""
+        return cls(log_mel_frames(rows["path"]), [RAVDESS_LABELS.index(label) for label in rows["original_label"]])
 
     def __len__(self) -> int:
         return len(self.clips)

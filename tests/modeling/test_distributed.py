@@ -29,6 +29,8 @@ missing = [name for name, parameter in model.named_parameters() if parameter.gra
 norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm().item()
 if dist.get_rank() == 0:
     print(json.dumps({"missing": missing, "norm": norm}))
+dist.barrier()
+del wrapped  # it holds the group, whose threads must have ended before the process does
 dist.destroy_process_group()
 """
 

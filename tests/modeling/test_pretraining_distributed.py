@@ -50,6 +50,8 @@ for name, fields in json.loads(sys.argv[3]).items():
                 save_file(gradients(model), f"{sys.argv[2]}/{key}.safetensors")
 if rank == 0:
     print(json.dumps(found))
+dist.barrier()
+del wrapped  # it holds the group, whose threads must have ended before the process does
 dist.destroy_process_group()
 """
 KINDS = {

@@ -1,6 +1,7 @@
-"""The real corpora, read once a session."""
+"""The real corpora, read once a session; one thread for tests that compare last digits."""
 
 import pytest
+import torch
 
 from triemo.training.corpora import load_fer2013, load_goemotions, load_ravdess
 
@@ -18,3 +19,12 @@ def goemotions(data_root):
 @pytest.fixture(scope="session")
 def ravdess(data_root):
     return load_ravdess(data_root)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """As in two processes: sums in another order would differ; small tensors only wait for a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -25,6 +25,8 @@ TRUTH = [0, 0, 0, 0, 1, 1, 2, 2]
 PREDICTED = [0, 0, 1, 2, 1, 1, 1, 2]
 GROUPS = ["f", "f", "m", "m", "f", "m", "f", ""]
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def logits_of(predicted, margin=2.0):
     return (np.eye(3)[predicted] * margin).tolist()
@@ -84,15 +86,6 @@ def test_soft_targets_are_scored_where_they_name_one_class():
 
 
 # Whole evaluations -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """As in the two processes: sums in another order would differ in the last digits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

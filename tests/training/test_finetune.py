@@ -13,11 +13,14 @@ import torch
 from safetensors.torch import load_file
 from tiny_checkpoint import save_tiny_checkpoint
 from tiny_data import CLASSES, write_table
+from tiny_runs import arguments
 
 from triemo.modeling import TriemoForEmotionClassification
 from triemo.serving.loading import load_reader
 from triemo.training.finetune import main
 from triemo.training.finetune_start import load_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).resolve().parents[2]
 # Losses of `finished` below: steps 1 to 4 of seed 3. They move only when the model, the data's order, the
@@ -31,32 +34,6 @@ def place(tmp_path_factory):
     save_tiny_checkpoint(folder / "tiny")
     write_table(folder / "data", train=8, validation=3, test=3)
     return folder
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors this small only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def arguments(place: Path, output: str, **changes) -> list[str]:
-    values = {
-        "model": place / "tiny",
-        "table": place / "data" / "table.csv",
-        "output_dir": place / output,
-        "use_cpu": "true",
-        "per_device_train_batch_size": 4,
-        "per_device_eval_batch_size": 4,
-        "num_train_epochs": 2,
-        "learning_rate": 1e-3,
-        "logging_steps": 1,
-        "disable_tqdm": "true",
-        "seed": 3,
-    }
-    return [text for name, value in (values | changes).items() for text in (f"--{name}", str(value))]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from tiny_checkpoint import save_tiny_checkpoint, tiny_tokenizer
 from tiny_data import write_table
 from tiny_models import tiny_text_config
+from tiny_runs import arguments
 from transformers import AutoModel
 
 from triemo.modeling import TriemoForPreTraining, TriemoModel
@@ -25,6 +26,8 @@ from triemo.training.finetune_start import load_model
 from triemo.training.pack_clips import pack_clips
 from triemo.training.pretrain import main
 from triemo.training.pretrain_arguments import PretrainTrainingArguments
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).resolve().parents[2]
 # Losses of `finished` below: steps 1 to 6 of seed 3. They move only when the model, the masks, the data's order, the
@@ -50,32 +53,6 @@ def place(tmp_path_factory):
         writer.writerows(rows)
     pack_clips(folder / "data", folder / "shards", folder / "transcripts.csv", samples_per_shard=4)
     return folder
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors this small only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def arguments(place: Path, output: str, **changes) -> list[str]:
-    values = {
-        "model": place / "tiny",
-        "table": place / "data" / "table.csv",
-        "output_dir": place / output,
-        "use_cpu": "true",
-        "per_device_train_batch_size": 4,
-        "per_device_eval_batch_size": 4,
-        "num_train_epochs": 2,
-        "learning_rate": 1e-3,
-        "logging_steps": 1,
-        "disable_tqdm": "true",
-        "seed": 3,
-    }
-    return [text for name, value in (values | changes).items() for text in (f"--{name}", str(value))]
 
 
 BRIEF = {"eval_strategy": "no", "save_strategy": "no"}
