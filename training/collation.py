@@ -14,6 +14,7 @@ from triemo.modeling import MODALITIES
 from triemo.modeling.inputs_triemo import MASKS
 from triemo.processing import TriemoProcessor, load_audio, probe_media
 from triemo.training.augmentation import augment_log_mel, warp_log_mel
+from triemo.training.seeds import joined_seed
 
 __all__ = [
     "MASKS",
@@ -103,8 +104,7 @@ class EmotionCollator:
         where = row.get("row") or "row"
         with torch.random.fork_rng(devices=[], enabled=self.augment):
             if self.augment:
-                draw = np.random.SeedSequence((self.seed, int(row.get("ticket") or 0)))
-                torch.manual_seed(int(draw.generate_state(1)[0]))
+                torch.manual_seed(joined_seed(self.seed, int(row.get("ticket") or 0)))
             try:
                 sample = self.process(row)
             except NoModalityError as error:

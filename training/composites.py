@@ -11,7 +11,7 @@ import torch
 
 from triemo.training.label_maps import EMOTIONS, to_soft_target
 
-__all__ = ["SUBSETS", "CompositeDataset", "draw_composites", "item_classes"]
+__all__ = ["SUBSETS", "SUBSET_WEIGHTS", "CompositeDataset", "draw_composites", "item_classes"]
 
 SUBSETS = (
     ("text",),

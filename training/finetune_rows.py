@@ -14,8 +14,9 @@ from datasets import Dataset
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from triemo.training.broken_media import skip_broken
-from triemo.training.composites import CompositeDataset
+from triemo.training.composites import SUBSET_WEIGHTS, CompositeDataset
 from triemo.training.label_maps import EMOTIONS
+from triemo.training.seeds import joined_seed
 from triemo.training.table_columns import MEDIA_COLUMNS
 
 __all__ = ["MAX_COPIES", "CompositeRows", "EmotionRows", "MixtureSampler", "StreamedRows"]
@@ -31,7 +32,13 @@ class CompositeRows:
         ValueError: when labels are not of the seven classes, or a modality lacks one of them.
     """
 
-    def __init__(self, parts: Mapping[str, tuple[Dataset, float]], rows: int, seed: int) -> None:
+    def __init__(
+        self,
+        parts: Mapping[str, tuple[Dataset, float]],
+        rows: int,
+        seed: int,
+        subset_weights: Sequence[float] = SUBSET_WEIGHTS,
+    ) -> None:
         self.rows, self.columns = rows, {"text": "text", "audio": "audio", "vision": "image"}
         self.places: dict[str, list[tuple[Dataset, int]]] = {name: [] for name in self.columns}
         classes: dict[str, list[list[int]]] = {name: [] for name in self.columns}
@@ -45,7 +52,7 @@ class CompositeRows:
                     if there and set(names) <= set(EMOTIONS):
                         self.places[name].append((data, index))
                         classes[name].append([EMOTIONS.index(emotion) for emotion in names])
-        self.items = CompositeDataset(classes, length=2**62, seed=seed)
+        self.items = CompositeDataset(classes, length=2**62, seed=seed, subset_weights=subset_weights)
 
     def __len__(self) -> int:
         return self.rows
@@ -150,8 +157,8 @@ class MixtureSampler(torch.utils.data.Sampler):
         return sum(max(1, round(size * weight)) for size, weight in zip(self.sizes, self.weights, strict=True))
 
     def __iter__(self) -> Iterator[int]:
-        state = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)[0]
-        generator, total, start = torch.Generator().manual_seed(int(state)), sum(self.sizes), 0
+        generator = torch.Generator().manual_seed(joined_seed(self.seed, self.epoch))
+        total, start = sum(self.sizes), 0
         tickets: list[int] = []
         for size, weight in zip(self.sizes, self.weights, strict=True):
             for copy in range(int(np.ceil(weight))):
@@ -188,7 +195,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        seed = int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)[0])
+        seed = joined_seed(self.seed, self.epoch)
         rows = self.data.shuffle(seed=seed, buffer_size=self.buffer) if self.buffer else self.data
         for number, row in enumerate(rows):
             row = {**row, "ticket": (self.epoch << 40) + number}

@@ -11,15 +11,16 @@ import torch
 from triemo.modeling.losses_triemo import IGNORE_INDEX
 from triemo.processing import TriemoProcessor
 from triemo.training.collation import EmotionCollator
-from triemo.training.composites import SUBSETS, CompositeDataset
+from triemo.training.composites import SUBSETS
 from triemo.training.finetune_data import load_splits, parse_column_map
 from triemo.training.finetune_rows import CompositeRows, EmotionRows, MixtureSampler
 from triemo.training.label_maps import EMOTIONS
 from triemo.training.masking import mask_whole_words
 from triemo.training.pretrain_arguments import PretrainDataArguments
+from triemo.training.seeds import joined_seed
 from triemo.training.tables import load_table
 
-__all__ = ["PairedRows", "PretrainCollator", "class_id", "evaluation_rows", "load_parts", "training_rows"]
+__all__ = ["PretrainCollator", "class_id", "evaluation_rows", "load_parts", "training_rows"]
 
 # All three mostly, and pairs, for each pair has a loss of its own; one modality alone has nothing to be aligned with.
 PAIRED_WEIGHTS = tuple({1: 0.0, 2: 1.0, 3: 3.0}[len(subset)] for subset in SUBSETS)
@@ -66,8 +67,7 @@ class PretrainCollator(EmotionCollator):
             row, label = {**row, "text": row["sentence"]}, f"sentence: {row['sentence']}"
         sample: dict[str, Any] = dict(self.encode(row))
         if self.mlm_probability and not is_read and "input_ids" in sample:
-            draw = np.random.SeedSequence((self.seed, int(row.get("ticket") or 0), 1))
-            generator = torch.Generator().manual_seed(int(draw.generate_state(1)[0]))
+            generator = torch.Generator().manual_seed(joined_seed(self.seed, int(row.get("ticket") or 0), 1))
             sample["input_ids"], masked = mask_whole_words(
                 sample["input_ids"],
                 sample["attention_mask"],
@@ -86,14 +86,6 @@ class PretrainCollator(EmotionCollator):
         if "mlm_labels" in batch:
             batch["mlm_labels"] = batch["mlm_labels"] + IGNORE_INDEX
         return batch
-
-
-class PairedRows(CompositeRows):
-    """Synthetic rows of two and three modalities."""
-
-    def __init__(self, parts: Mapping[str, tuple[Any, float]], rows: int, seed: int) -> None:
-        super().__init__(parts, rows, seed)
-        self.items = CompositeDataset(self.items.labels, self.items.length, seed, PAIRED_WEIGHTS)
 
 
 Parts = dict[str, dict[str, tuple[Any, float]]]
@@ -121,7 +113,7 @@ def training_rows(
     parts: list[Any] = [data for data, _ in rows["train"].values()]
     weights = [weight for _, weight in rows["train"].values()]
     if args.composites:
-        parts.append(PairedRows(joined["train"], args.composites, seed))
+        parts.append(CompositeRows(joined["train"], args.composites, seed, PAIRED_WEIGHTS))
         weights.append(1.0)
     found = EmotionRows(parts, collator.prepare, args.max_broken_share)
     lengths = found.lengths() if args.length_buckets else None
@@ -136,5 +128,5 @@ def evaluation_rows(
     if args.validation_composites:
         if "validation" not in joined:
             raise ValueError("validation_composites: got corpora without a validation split.")
-        parts.append(PairedRows(joined["validation"], args.validation_composites, seed=0))
+        parts.append(CompositeRows(joined["validation"], args.validation_composites, 0, PAIRED_WEIGHTS))
     return EmotionRows(parts) if parts else None

@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import get_worker_info
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from triemo.training.seeds import joined_seed
 from triemo.training.shards import BrokenShardError, read_shard
 from triemo.training.table_columns import INPUT_COLUMNS
 
@@ -142,7 +143,7 @@ class ShardReader:
         key = (self.seed, position.epoch, self.reader, position.piece, position.row)
         if self.group is None:
             return np.random.default_rng(key).permutation(len(block)).tolist()
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+        generator = torch.Generator().manual_seed(joined_seed(*key))
         return get_length_grouped_indices([_cost(row) for row in block], self.group, generator=generator)
 
 
