@@ -241,7 +241,7 @@ def export_command(
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """A user's error is one line on stderr; exit status 2 for a wrong command line, 1 for bad input."""
+    """A user's error, or a missing package, is one line on stderr; exit status 2 for a wrong command line, else 1."""
     from triemo.serving.samples import UsageError
 
     try:
@@ -249,6 +249,17 @@ def plain_errors() -> Iterator[None]:
     except ValueError as error:
         typer.echo(f"triemo: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
+    except ImportError as error:
+        cause = error if isinstance(error, ModuleNotFoundError) else error.__cause__
+        package = (getattr(cause, "name", None) or "triemo").partition(".")[0]
+        if not isinstance(cause, ModuleNotFoundError) or package == "triemo":
+            raise
+        reason = str(error) if cause is not error else (
+            f"this needs the package {package}, which is not installed; without torch and transformers only what "
+            "`triemo export` wrote can be read (--model FOLDER)."
+        )  # fmt: skip
+        typer.echo(f"triemo: {reason}", err=True)
+        raise typer.Exit(1) from error
 
 
 app.command("publish")(plain_errors()(publish_command))

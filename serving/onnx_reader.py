@@ -4,7 +4,7 @@
     reader("clip.mp4", top_k=3)
     reader([{"text": "Leave me alone."}, {"audio": "voice.wav"}], batch_size=2)
 
-Needs onnxruntime, tokenizers, numpy, Pillow and, for sound and video files, PyAV.
+Needs onnxruntime, tokenizers, numpy, Pillow and, for sound and video files, PyAV; the command line also typer.
 """
 
 import json

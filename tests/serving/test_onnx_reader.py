@@ -1,14 +1,19 @@
-"""The reader on onnxruntime answers as the pipeline does, and torch is never imported on the way."""
+"""The reader on onnxruntime answers as the pipeline does, and needs only the packages that are named for it."""
 
 import json
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from media_files import sine
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from PIL import Image
 from typer.testing import CliRunner
 
 pytest.importorskip("onnxscript", reason="needs the extra `export`")
@@ -24,6 +29,7 @@ from triemo.serving.loading import load_reader  # noqa: E402
 from triemo.serving.onnx_faces import OnnxFaceDetector  # noqa: E402
 from triemo.serving.onnx_reader import OnnxConfig, OnnxEmotionReader  # noqa: E402
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 SENTENCE = "oh wow, you really came!"
 
 
@@ -98,26 +104,75 @@ def test_int8_and_a_file_by_name(exported, onnx_reader, assets):
     assert load_reader(str(exported / "model_int8.onnx"))({"text": SENTENCE}) == int8({"text": SENTENCE})
 
 
-def test_no_torch_is_imported(exported, assets):
-    """In a process of its own, through the command line and through the class."""
-    code = (
-        "import sys, json\n"
-        "from typer.testing import CliRunner\n"
-        "from triemo.serving.cli import app\n"
-        "folder, clip, text = sys.argv[1:]\n"
-        "result = CliRunner().invoke(app, ['predict', clip, '--text', text, '--model', folder, '--json'])\n"
-        "from triemo.serving.onnx_reader import OnnxEmotionReader\n"
-        "scores = OnnxEmotionReader(folder)({'video': clip, 'text': text})\n"
-        "heavy = [name for name in ('torch', 'torchaudio', 'transformers') if name in sys.modules]\n"
-        "print(json.dumps([result.exit_code, json.loads(result.stdout), scores, heavy]))\n"
-    )
-    arguments = [str(exported), str(assets / "demo.mp4"), SENTENCE]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300)
+def packages_to_read() -> list[str]:
+    """As the README names them for a machine without torch."""
+    (line,) = re.findall(r"^pip install (onnxruntime [^#\n]*)", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    return line.split()
+
+
+def hidden_modules(packages: list[str]) -> list[str]:
+    """Top-level modules of everything installed but these packages, what they require, and triemo itself."""
+    waiting, kept = list(packages), {"triemo"}
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name not in kept:
+            kept.add(name)
+            needed = [Requirement(line) for line in metadata.requires(name) or ()]
+            waiting += [entry.name for entry in needed if not entry.marker or entry.marker.evaluate({"extra": ""})]
+    installed = metadata.packages_distributions().items()
+    return [module for module, owners in installed if not kept & {canonicalize_name(owner) for owner in owners}]
+
+
+def test_reads_where_only_the_packages_named_for_it_are(exported, onnx_reader, assets, clips, tmp_path):
+    """In a process that finds no other package, through the command line and through the class."""
+    hidden = hidden_modules(packages_to_read())
+    assert {"torch", "torchaudio", "transformers", "datasets", "cv2", "sklearn", "onnx"} <= set(hidden)
+    assert not {"onnxruntime", "tokenizers", "numpy", "PIL", "av", "typer", "triemo"} & set(hidden)
+    Image.fromarray(load_frames(assets / "demo.mp4", num_frames=1)[0][0]).save(tmp_path / "face.png")
+    sound, face, clip = str(clips / "sound.wav"), str(tmp_path / "face.png"), str(assets / "demo.mp4")
+    inputs = [
+        {"text": SENTENCE},
+        sound,
+        face,
+        clip,
+        {"text": SENTENCE, "audio": sound},
+        {"text": SENTENCE, "image": face},
+        {"audio": sound, "image": face},
+        {"text": SENTENCE, "audio": sound, "image": face},
+        {"text": SENTENCE, "video": clip},
+    ]
+    code = """
+import importlib.abc, json, sys
+hidden, folder, checkpoint, inputs = json.load(sys.stdin)
+
+class Hide(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in hidden:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hide())
+from typer.testing import CliRunner
+from triemo.serving.cli import app
+from triemo.serving.onnx_reader import OnnxEmotionReader
+answers = [OnnxEmotionReader(folder, precision)(inputs) for precision in ("fp32", "int8")]
+sentence, clip = inputs[-1]["text"], inputs[-1]["video"]
+command = ["predict", clip, "--text", sentence, "--json", "--model"]
+results = [CliRunner().invoke(app, [*command, model]) for model in (folder, checkpoint)]
+print(json.dumps([answers, [(result.exit_code, result.stdout, result.stderr) for result in results]]))
+"""
+    given = json.dumps([hidden, str(exported), str(exported.parent), inputs])
+    done = subprocess.run([sys.executable, "-c", code], input=given, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    status, document, scores, heavy = json.loads(done.stdout)
-    assert (status, heavy) == (0, [])
-    assert document["modalities"] == ["text", "audio", "vision"] and document["frames"]["with_face"] == 4
-    same(document["scores"], scores, 1e-6)
+    (fp32, int8), ((status, document, _), (refused, _, message)) = json.loads(done.stdout)
+    for got, expected in zip(fp32, onnx_reader(inputs), strict=True):
+        same(got, expected, 1e-6)
+    for got, expected in zip(int8, fp32, strict=True):
+        same(got, expected, 0.05)
+    document = json.loads(document)
+    assert status == 0 and document["modalities"] == ["text", "audio", "vision"]
+    assert document["frames"]["with_face"] == 4
+    same(document["scores"], fp32[-1], 1e-6)
+    assert refused == 1 and message.startswith("triemo: this needs the package torch, which is not installed")
 
 
 def test_scores_by_kind_of_problem_and_subset(onnx_reader):
