@@ -17,7 +17,52 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_triemo import TriemoAudioConfig
-from .layers_triemo import TriemoEncoderLayer, run_layers, sinusoidal_positions
+from .layers_triemo import TriemoEncoderLayer, masked_mean, run_layers, sinusoidal_positions
+
+# A step counts as voiced when its mean log-mel lies above this share of the clip's range.
+VOICED_SHARE = 0.4
+
+
+class TriemoVoiceStatistics(nn.Module):
+    """
+    How a voice sounds over the whole clip: mean and standard deviation of every layer's states over the voiced steps
+    (statistics pooling, Snyder et al., 2017), through a bottleneck of S numbers, as one vector to add to every step.
+    """
+
+    def __init__(self, config: TriemoAudioConfig):
+        super().__init__()
+        width = 2 * config.num_hidden_layers * config.hidden_size
+        self.scale = nn.Parameter(torch.ones(width))
+        self.shift = nn.Parameter(torch.zeros(width))
+        self.reduce = nn.Linear(width, config.statistics_size)
+        self.expand = nn.Linear(config.statistics_size, config.hidden_size, bias=False)
+
+    def forward(self, states: tuple[torch.Tensor, ...], voiced: torch.Tensor) -> torch.Tensor:
+        """States (B, T, D) of every layer and [`voiced_steps`] (B, T) -> (B, D)."""
+        return self.expand(self.summarise(states, voiced))
+
+    def summarise(self, states: tuple[torch.Tensor, ...], voiced: torch.Tensor) -> torch.Tensor:
+        """The S numbers of each clip, (B, S)."""
+        values = statistics_pooling(states, voiced) * self.scale + self.shift
+        return self.reduce(values.to(self.reduce.weight.dtype))
+
+
+def voiced_steps(input_features: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Log-mel frames (B, F, M) and their mask (B, F) -> (B, T), 1 where a step is louder than the clip's pauses."""
+    loudness, mask = input_features[:, ::2].float().mean(-1), attention_mask[:, ::2].bool()
+    low = loudness.masked_fill(~mask, torch.inf).amin(1, keepdim=True)
+    high = loudness.masked_fill(~mask, -torch.inf).amax(1, keepdim=True)
+    return (mask & (loudness >= low + VOICED_SHARE * (high - low))).to(attention_mask.dtype)
+
+
+def statistics_pooling(states: tuple[torch.Tensor, ...], voiced: torch.Tensor) -> torch.Tensor:
+    """Mean and standard deviation over the voiced steps (B, T) of each of N layers (B, T, D) -> (B, 2 N D) float32."""
+    pooled = []
+    for layer in states:
+        mean = masked_mean(layer.float(), voiced)
+        variance = masked_mean((layer.float() - mean.unsqueeze(1)) ** 2, voiced)
+        pooled += [mean, (variance + 1e-8).sqrt()]
+    return torch.cat(pooled, dim=-1)
 
 
 class TriemoAudioModel(PreTrainedModel):
@@ -50,6 +95,7 @@ class TriemoAudioModel(PreTrainedModel):
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         if config.use_weighted_layer_sum:
             self.layer_weights = nn.Parameter(torch.zeros(config.num_hidden_layers))
+        self.statistics = TriemoVoiceStatistics(config) if config.statistics_size else None
         self.post_init()
 
     @torch.no_grad()
@@ -57,6 +103,9 @@ class TriemoAudioModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, TriemoAudioModel) and hasattr(module, "layer_weights"):
             init.zeros_(module.layer_weights)
+        if isinstance(module, TriemoVoiceStatistics):
+            init.ones_(module.scale)
+            init.zeros_(module.shift)
 
     @classmethod
     def from_whisper(cls, name_or_path: str, hub_kwargs: dict | None = None, **overrides: Any) -> TriemoAudioModel:
@@ -88,7 +137,8 @@ class TriemoAudioModel(PreTrainedModel):
         model = cls(TriemoAudioConfig.from_whisper_config(config, **overrides))
         weights = {key: value for key, value in encoder.state_dict().items() if key != "embed_positions.weight"}
         missing, unexpected = model.load_state_dict(weights, strict=False)
-        if unexpected or set(missing) - {"layer_weights"}:
+        added = {name for name in missing if name.startswith(("layer_weights", "statistics."))}
+        if unexpected or set(missing) - added:
             raise ValueError(f"Whisper encoder does not fit: missing {missing}, unexpected {unexpected}.")
         return model
 
@@ -135,11 +185,15 @@ class TriemoAudioModel(PreTrainedModel):
             states = torch.einsum("n,nbtd->btd", weights, torch.stack(all_states[1:]))
         else:
             states = all_states[-1]
+        states = self.layer_norm(states)
+        if self.statistics is not None:
+            voiced = voiced_steps(input_features, attention_mask)
+            states = states + self.statistics(tuple(all_states[1:]), voiced).unsqueeze(1)
         return BaseModelOutput(
-            last_hidden_state=self.layer_norm(states),
+            last_hidden_state=states,
             hidden_states=tuple(all_states) if output_hidden_states else None,
             attentions=attentions,
         )
 
 
-__all__ = ["TriemoAudioModel"]
+__all__ = ["TriemoAudioModel", "TriemoVoiceStatistics", "statistics_pooling", "voiced_steps"]

@@ -51,6 +51,9 @@ class TriemoAudioConfig(PreTrainedConfig):
             Dropout on attention probabilities.
         use_weighted_layer_sum (`bool`, *optional*, defaults to `False`):
             Return a learned average of all layers' states instead of the last layer's.
+        statistics_size (`int`, *optional*, defaults to 0):
+            Width of the bottleneck through which mean and standard deviation over the voiced steps are added to
+            every step ([`TriemoVoiceStatistics`]); 0 for none.
         layer_norm_eps (`float`, *optional*, defaults to 1e-05):
             Epsilon of the layer normalisations.
         initializer_range (`float`, *optional*, defaults to 0.02):
@@ -69,6 +72,7 @@ class TriemoAudioConfig(PreTrainedConfig):
     hidden_dropout: float | int = 0.0
     attention_dropout: float | int = 0.0
     use_weighted_layer_sum: bool = False
+    statistics_size: int = 0
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
 
@@ -93,6 +97,8 @@ class TriemoAudioConfig(PreTrainedConfig):
     def validate_architecture(self) -> None:
         """Run by `@strict` after construction."""
         _check_heads("audio_config", self.hidden_size, self.num_attention_heads)
+        if self.statistics_size < 0:
+            raise ValueError(f"audio_config.statistics_size must be 0 or more, got {self.statistics_size}.")
 
 
 @strict

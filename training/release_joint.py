@@ -16,11 +16,12 @@ from triemo.training.composites import SUBSETS, CompositeDataset, draw_composite
 from triemo.training.corpora import load_fer2013, load_ravdess
 from triemo.training.emotion_metrics import classification_scores
 from triemo.training.label_maps import EMOTIONS, label2id, to_soft_target
-from triemo.training.release_audio import VoiceProbe, load_teacher, seven_classes
+from triemo.training.release_audio import seven_classes
 from triemo.training.release_run import ReleaseRun, train_resumable, trainer_arguments
 from triemo.training.release_text import MAX_TOKENS, load_texts
 from triemo.training.release_vision import FacePixels
 from triemo.training.voice_clips import log_mel_frames, pad_frames
+from triemo.training.voice_statistics import voice_logits
 
 __all__ = ["Corpora", "TriModalCollator", "predict_logits", "single_modality", "subset_logits", "train_joint"]
 
@@ -108,27 +109,27 @@ class TriModalCollator:
 class FrozenTowerTrainer(Trainer):
     """Keeps the towers in evaluation mode, for a frozen BatchNorm must not follow the batches.
 
-    With a `teacher`, examples of the voice alone learn its probabilities in place of their label: the towers know the
-    training actors by heart, and a linear probe is read less from who speaks than what is trained on labels here.
+    With `voice_teacher`, examples of the voice alone learn what the tower's statistics say in place of their label:
+    there are few speakers, and a regularised linear map reads less from who speaks than what is trained on labels.
     """
 
-    def __init__(self, *args, teacher: VoiceProbe | None = None, **kwargs) -> None:
+    def __init__(self, *args, voice_teacher: bool = False, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.teacher = teacher
+        self.voice_teacher = voice_teacher
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         for name in ("text_tower", "audio_tower", "vision_tower"):
             getattr(model.triemo, name).eval()
         tensors = {name: value for name, value in inputs.items() if name != "labels"}
         outputs = model(**tensors)
-        targets = inputs["labels"] if self.teacher is None else self.taught(inputs["labels"], tensors)
+        targets = self.taught(inputs["labels"], tensors, model) if self.voice_teacher else inputs["labels"]
         smoothing = model.config.label_smoothing if model.training else 0.0
         loss = F.cross_entropy(outputs.logits.float(), targets, label_smoothing=smoothing)
         return (loss, {"logits": outputs.logits}) if return_outputs else loss
 
     @torch.no_grad()
-    def taught(self, labels: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Targets (B, C) with the teacher's probabilities in the rows that hold a voice and nothing else."""
+    def taught(self, labels: torch.Tensor, inputs: dict[str, torch.Tensor], model) -> torch.Tensor:
+        """Targets (B, C) with the statistics' probabilities in the rows that hold a voice and nothing else."""
         if "audio_attention_mask" not in inputs:
             return labels
         alone = inputs["audio_attention_mask"].any(1)
@@ -137,7 +138,8 @@ class FrozenTowerTrainer(Trainer):
                 alone = alone & ~inputs[mask].any(1)
         if not alone.any():
             return labels
-        logits = self.teacher(inputs["input_features"][alone], inputs["audio_attention_mask"][alone])["logits"]
+        tower = model.triemo.audio_tower.encoder
+        logits = voice_logits(tower, inputs["input_features"][alone], inputs["audio_attention_mask"][alone])
         targets = labels.clone()
         targets[alone] = seven_classes(logits).to(labels.dtype)
         return targets
@@ -192,6 +194,7 @@ def train_joint(
     batch_size: int,
     learning_rate: float,
     balance: float,
+    label_smoothing: float,
     voice_teacher: bool,
 ) -> dict:
     """Trains what joins the towers and saves the whole model to `<output>/<name>`.
@@ -200,12 +203,13 @@ def train_joint(
         run: folders and seed.
         name: of the stage.
         text, audio, vision: the stages whose towers are taken.
-        text_corpora: where sentences come from.
+        text_corpora: where sentences come from; a corpus named twice is drawn from twice as often.
         steps: of the optimiser.
         batch_size: examples a step.
         learning_rate: at its peak.
         balance: of `CompositeDataset`.
-        voice_teacher: let the probe of the audio stage teach the examples of the voice alone.
+        label_smoothing: share of a label's mass that all classes get.
+        voice_teacher: let the statistics of the audio tower teach the examples of the voice alone.
     """
     torch.manual_seed(run.seed)
     model = TriemoForEmotionClassification.from_encoders_pretrained(
@@ -214,14 +218,15 @@ def train_joint(
         vision=str(run.folder(vision)),
         id2label=dict(enumerate(EMOTIONS)),
         label2id=label2id,
-        label_smoothing=0.05,
+        label_smoothing=label_smoothing,
         hidden_dropout=0.1,
         classifier_dropout=0.2,
     )
     for tower in ("text_tower", "audio_tower", "vision_tower"):
         getattr(model.triemo, tower).requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(run.folder(text))
-    train, validation = (Corpora(run.data, split, text_corpora) for split in ("train", "validation"))
+    train = Corpora(run.data, "train", text_corpora)
+    validation = Corpora(run.data, "validation", list(dict.fromkeys(text_corpora)))
     trainer = FrozenTowerTrainer(
         model=model,
         args=trainer_arguments(
@@ -238,7 +243,7 @@ def train_joint(
             save_total_limit=1,
             logging_steps=50,
         ),
-        teacher=load_teacher(run.folder(audio), model.triemo.audio_tower.encoder) if voice_teacher else None,
+        voice_teacher=voice_teacher,
         train_dataset=CompositeDataset(train.labels, steps * batch_size, seed=run.seed, balance=balance),
         data_collator=TriModalCollator(train, tokenizer, augment=True),
     )

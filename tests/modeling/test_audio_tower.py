@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from tiny_models import tiny_audio_config
 from transformers import WhisperConfig, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, sinusoids
 
 from triemo.modeling import TriemoAudioModel
+from triemo.modeling.audio_tower_triemo import statistics_pooling, voiced_steps
 
 
 def tiny_whisper_config() -> WhisperConfig:
@@ -63,8 +65,9 @@ def test_a_folder_without_an_encoder_is_refused(tmp_path):
 
 @pytest.mark.parametrize("length", [1, 2, 9, 60])
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])
-def test_padding_does_not_move_a_clip(length, backend):
-    tower = randomised(TriemoAudioModel(tiny_audio_config()))
+@pytest.mark.parametrize("statistics_size", [0, 4])
+def test_padding_does_not_move_a_clip(length, backend, statistics_size):
+    tower = randomised(TriemoAudioModel(tiny_audio_config(statistics_size=statistics_size)))
     tower.set_attn_implementation(backend)
     frames = torch.randn(2, 75, 20)  # the padding is garbage, not zeros
     mask = torch.ones(2, 75, dtype=torch.long)
@@ -87,6 +90,38 @@ def test_weighted_layer_sum_is_the_normalised_average_of_the_layers():
     output = tower(torch.randn(1, 30, 20), output_hidden_states=True)
     mixed = 0.25 * output.hidden_states[1] + 0.75 * output.hidden_states[2]
     torch.testing.assert_close(output.last_hidden_state, tower.layer_norm(mixed), atol=1e-5, rtol=1e-4)
+
+
+def test_statistics_are_of_the_voiced_steps_of_every_layer_and_added_to_every_step():
+    tower = randomised(TriemoAudioModel(tiny_audio_config(statistics_size=4)))
+    frames = torch.rand(1, 40, 20)
+    frames[:, 10:30] += 5.0
+    mask = torch.ones(1, 40, dtype=torch.long)
+    assert voiced_steps(frames, mask)[0].nonzero().squeeze(1).tolist() == list(range(5, 15))
+    output = tower(frames, output_hidden_states=True)
+    parts = [layer[0, 5:15] for layer in output.hidden_states[1:]]
+    expected = torch.cat([value for part in parts for value in (part.mean(0), part.std(0, unbiased=False))])
+    given = statistics_pooling(output.hidden_states[1:], voiced_steps(frames, mask))
+    torch.testing.assert_close(given[0], expected, atol=1e-4, rtol=1e-4)
+    statistics, tower.statistics = tower.statistics, None
+    added = output.last_hidden_state - tower(frames).last_hidden_state
+    whole = statistics.expand(statistics.reduce(expected * statistics.scale + statistics.shift))
+    torch.testing.assert_close(added[0], whole.expand(20, -1), atol=1e-3, rtol=1e-3)
+
+
+def test_a_mask_without_any_step_gives_finite_statistics():
+    tower = randomised(TriemoAudioModel(tiny_audio_config(statistics_size=4)))
+    frames, mask = torch.randn(2, 30, 20), torch.ones(2, 30, dtype=torch.long)
+    mask[1] = 0
+    assert voiced_steps(frames, mask)[1].sum() == 0
+    pooled = statistics_pooling((torch.randn(2, 15, 32),), voiced_steps(frames, mask))
+    assert torch.isfinite(pooled).all()
+    assert torch.isfinite(tower(frames, mask).last_hidden_state[0]).all()
+
+
+def test_statistics_of_a_negative_size_are_refused():
+    with pytest.raises(StrictDataclassError, match="statistics_size must be 0 or more, got -1"):
+        tiny_audio_config(statistics_size=-1)
 
 
 def test_released_whisper_weights(data_root):

@@ -7,7 +7,6 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors import safe_open
-from safetensors.torch import save_file
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -25,16 +24,16 @@ from triemo.training.label_maps import EMOTIONS
 from triemo.training.pooled_classifier import PooledClassifier
 from triemo.training.release_benchmarks import train_benchmarks
 from triemo.training.release_evaluate import Measured, calibrate, save_half
-from triemo.training.release_run import ReleaseRun, trainer_arguments
+from triemo.training.release_run import ReleaseRun
 from triemo.training.release_text import text_scores
-from triemo.training.voice_clips import VoiceClips, pad_frames
+from triemo.training.voice_statistics import voice_logits
 
 WORDS = ["angry", "gross", "scared", "happy", "plain", "sad", "wow"]
 
 
 def tiny_audio() -> TriemoAudioModel:
-    config = TriemoAudioConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
-    return TriemoAudioModel(config)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    return TriemoAudioModel(TriemoAudioConfig(**sizes, statistics_size=8))
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +115,7 @@ def test_joint_stage_trains_resumes_and_leaves_the_towers_alone(towers, monkeypa
     monkeypatch.setattr(release_joint, "Corpora", MadeUpCorpora)
     run = ReleaseRun(output=str(towers), seed=0)
     settings = {"text_corpora": ["a", "b"], "steps": 3, "batch_size": 12, "learning_rate": 1e-3, "balance": 1.0}
-    settings["voice_teacher"] = False
+    settings |= {"label_smoothing": 0.0, "voice_teacher": True}
     settings |= {name: name for name in ("text", "audio", "vision")}
     report = release_joint.train_joint(run, "joint", **settings)
     assert set(report["validation_composites"]) >= {"text", "audio+vision", "text+audio+vision"}
@@ -156,32 +155,6 @@ def test_pooled_classifier_ignores_padding():
     assert torch.allclose(alone, classifier(input_ids=padded, attention_mask=padded_mask)["logits"], atol=1e-5)
 
 
-def test_voice_statistics_are_of_the_valid_steps_of_every_layer():
-    torch.manual_seed(0)
-    probe = release_audio.VoiceProbe(tiny_audio(), 8).eval()
-    features, mask = pad_frames([torch.randn(30, 80), torch.randn(44, 80)])
-    found = probe.statistics(features, mask)
-    states = probe.encoder(features[:1, :30], output_hidden_states=True).hidden_states[1][0]
-    assert found.shape == (2, 32)
-    assert torch.allclose(found[0], torch.cat([states.mean(0), states.std(0, unbiased=False)]), atol=1e-3)
-
-
-def loud_voices(count: int) -> VoiceClips:
-    """Clips whose level, after a little noise, is their class."""
-    labels = [index % 8 for index in range(count)]
-    return VoiceClips([torch.randn(60, 80) * 0.1 + label / 4 for label in labels], labels)
-
-
-def test_the_probe_reads_what_the_frozen_encoder_tells():
-    torch.manual_seed(0)
-    probe, voices = release_audio.VoiceProbe(tiny_audio(), 8).eval(), loud_voices(48)
-    before = {name: value.clone() for name, value in probe.encoder.state_dict().items()}
-    probe.fit(voices, strength=1.0)
-    features, mask = pad_frames(voices.clips)
-    assert (probe(features, mask)["logits"].argmax(1) == torch.tensor(voices.labels)).float().mean() > 0.9
-    assert all(torch.equal(value, before[name]) for name, value in probe.encoder.state_dict().items())
-
-
 def test_calm_adds_to_neutral():
     logits = torch.tensor([[0.5, 0.25, 0.05, 0.05, 0.05, 0.04, 0.03, 0.03]]).log()  # in the order of RAVDESS
     expected = {"neutral": 0.75, "joy": 0.05, "sadness": 0.05, "anger": 0.05, "fear": 0.04, "disgust": 0.03}
@@ -189,73 +162,20 @@ def test_calm_adds_to_neutral():
     assert seven == pytest.approx({**expected, "surprise": 0.03})
 
 
-def test_the_teacher_teaches_the_voice_alone(model, collate, tmp_path):
-    teacher = release_audio.VoiceProbe(model.triemo.audio_tower.encoder, 8).eval()
+def test_the_statistics_teach_the_voice_alone(model, collate, tmp_path):
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
-    trainer = release_joint.FrozenTowerTrainer(model, arguments, teacher=teacher)
+    trainer = release_joint.FrozenTowerTrainer(model, arguments, voice_teacher=True)
     subsets = ({"audio": 3}, {"text": 1, "audio": 2}, {"vision": 4}, {"audio": 5})
     batch = collate([{"rows": rows, "label": np.eye(7, dtype=np.float32)[0]} for rows in subsets])
     labels = batch.pop("labels")
-    taught = trainer.taught(labels, batch)
+    taught = trainer.taught(labels, batch, model)
     assert torch.equal(taught[1:3], labels[1:3])
     for row in (0, 3):
         clip = collate.corpora.clips[subsets[row]["audio"]]
-        logits = teacher(clip[None], torch.ones(1, len(clip), dtype=torch.long))["logits"]
+        logits = voice_logits(model.triemo.audio_tower.encoder, clip[None], torch.ones(1, len(clip), dtype=torch.long))
         assert torch.allclose(taught[row], release_audio.seven_classes(logits)[0], atol=1e-4)
     no_voice = collate([{"rows": {"text": 1}, "label": np.eye(7, dtype=np.float32)[0]}])
-    assert trainer.taught(no_voice["labels"], no_voice) is no_voice["labels"]
-
-
-def test_a_saved_teacher_is_read_again(tmp_path):
-    torch.manual_seed(0)
-    probe = release_audio.VoiceProbe(tiny_audio(), 8)
-    head = {name: value for name, value in probe.state_dict().items() if not name.startswith("encoder.")}
-    save_file(head, tmp_path / "teacher.safetensors")
-    again = release_audio.load_teacher(tmp_path, probe.encoder)
-    assert torch.equal(again.classifier.weight, probe.classifier.weight)
-    save_file({**head, "more": torch.zeros(1)}, tmp_path / "teacher.safetensors")
-    with pytest.raises(ValueError, match=r"got \['more'\]"):
-        release_audio.load_teacher(tmp_path, probe.encoder)
-
-
-def test_standardised_states_have_mean_0_and_deviation_1():
-    torch.manual_seed(0)
-    tower, clips = tiny_audio().eval(), [torch.randn(length, 80) for length in (20, 31, 26)]
-    release_audio.standardise_states(tower, *release_audio.state_scale(tower, clips))
-    mean, deviation = release_audio.state_scale(tower, clips)
-    assert torch.allclose(mean, torch.zeros(16), atol=1e-4) and torch.allclose(deviation, torch.ones(16), atol=1e-3)
-
-
-def test_upper_layers_of_the_voice_learn_faster(tmp_path):
-    tower = TriemoAudioModel(
-        TriemoAudioConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
-    )
-    arguments = TrainingArguments(output_dir=str(tmp_path), learning_rate=4e-5, use_cpu=True, report_to="none")
-    trainer = release_audio.VoiceTrainer(
-        release_audio.VoiceProbe(tower, 8), arguments, layer_decay=0.5, evaluation_collator=None
-    )
-    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
-    rates = {names[id(p)]: group["lr"] for group in trainer.create_optimizer().param_groups for p in group["params"]}
-    assert len(rates) == len(names)
-    found = {key: rates[f"{key}.weight"] for key in ("classifier", "encoder.layer_norm", "encoder.conv1")}
-    assert found == {"classifier": 1e-4, "encoder.layer_norm": 4e-5, "encoder.conv1": 1e-5}
-    assert {rate for name, rate in rates.items() if ".layers.1." in name} == {4e-5}
-    assert {rate for name, rate in rates.items() if ".layers.0." in name} == {2e-5}
-
-
-def test_every_held_out_voice_is_predicted_after_training(tmp_path):
-    torch.manual_seed(0)
-    voices = loud_voices(15)
-    options = {**release_audio.VOICE, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4}
-    arguments = trainer_arguments(
-        ReleaseRun(output=str(tmp_path), seed=0), "voice", num_train_epochs=1, bf16=False, **options
-    )
-    model = release_audio.VoiceProbe(tiny_audio(), 8)
-    scores, logits = release_audio.fit_voice(model, arguments, voices, voices, layer_decay=1.0, strength=1.0)
-    features, mask = pad_frames(voices.clips)
-    expected = model.eval()(features, mask)["logits"].detach().numpy()
-    assert logits.shape == (15, 8) and np.allclose(logits, expected, atol=1e-3)
-    assert scores["accuracy"] == pytest.approx((expected.argmax(1) == np.array(voices.labels)).mean())
+    assert trainer.taught(no_voice["labels"], no_voice, model) is no_voice["labels"]
 
 
 def test_each_text_corpus_is_scored_by_its_own_protocol():
