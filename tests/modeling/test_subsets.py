@@ -50,7 +50,7 @@ def test_seven_subsets_in_one_batch_give_the_logits_each_gets_alone(backend):
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_embeddings_and_attentions_alone_equal_those_in_the_batch(weighted):
-    model = tiny_model(audio_config=tiny_audio_config(use_weighted_layer_sum=weighted))
+    model = tiny_model(audio_config=tiny_audio_config(use_weighted_layer_sum=weighted, statistics_size=3 * weighted))
     batch, alone = mixed_batch()
     together = model(**batch, output_attentions=True)
     for row, sample in enumerate(alone):
