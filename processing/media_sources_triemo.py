@@ -153,8 +153,10 @@ def open_container(file: BinaryIO, name: str) -> Iterator[Any]:
     av = import_av()
     file.seek(0)
     try:
-        # No nested opens (HLS, DASH, concat lists): see the module's docstring.
-        container = av.open(file, mode="r", metadata_errors="replace", options={"protocol_whitelist": "none"})
+        # No nested opens (HLS, DASH, concat lists): see the module's docstring. PyAV before 19 refuses titles that are
+        # no UTF-8 unless told not to; since then it takes them and has no such option.
+        lenient = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+        container = av.open(file, mode="r", options={"protocol_whitelist": "none"}, **lenient)
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(

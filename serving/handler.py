@@ -230,8 +230,10 @@ def check_media(content: bytes, name: str, limits: Limits) -> None:
     except (UnidentifiedImageError, OSError, SyntaxError):
         pass  # no picture
     try:
-        # No nested opens: a play list must not make FFmpeg open anything else.
-        file = av.open(io.BytesIO(content), metadata_errors="replace", options={"protocol_whitelist": "none"})
+        # No nested opens: a play list must not make FFmpeg open anything else. Titles that are no UTF-8 are taken, by
+        # PyAV before 19 only when told to; later ones have no such option.
+        lenient = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+        file = av.open(io.BytesIO(content), options={"protocol_whitelist": "none"}, **lenient)
     except (av.FFmpegError, OSError, ValueError, IndexError):
         return
     with file:

@@ -76,9 +76,13 @@ def write_clip(
     return path
 
 
-def write_sound(path: Path, sound: np.ndarray, rate: int, codec: str = "pcm_s16le", cover: bool = False) -> Path:
+def write_sound(
+    path: Path, sound: np.ndarray, rate: int, codec: str = "pcm_s16le", cover: bool = False, title: str | None = None
+) -> Path:
     """A sound file from (channels, samples) floats; `cover` adds a cover picture as music players store it."""
     with av.open(str(path), "w") as container:
+        if title is not None:
+            container.metadata["title"] = title
         stream = container.add_stream(codec, rate=rate, layout="stereo" if len(sound) == 2 else "mono")
         art = None
         if cover:

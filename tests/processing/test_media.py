@@ -287,6 +287,14 @@ def test_cover_art_is_not_a_video(tmp_path):
         load_frames(path)
 
 
+def test_a_title_that_is_no_utf_8_does_not_matter(tmp_path):
+    file = write_sound(tmp_path / "a.mp3", sine(0.5, 16000), 16000, "libmp3lame", title="TITLE")
+    content = file.read_bytes()
+    assert content.count(b"TITLE") == 1
+    file.write_bytes(content.replace(b"TITLE", b"Sm\xf6rg"))
+    assert np.abs(load_audio(file)).max() > 0.4
+
+
 def test_a_missing_track_is_named(media):
     with pytest.raises(ValueError, match="silent.mp4.*no sound track"):
         load_audio(media / "silent.mp4")
