@@ -5,7 +5,7 @@ from pathlib import Path
 from datasets import DatasetDict
 
 from triemo.training.corpus_rows import corpus_folder, label_rows, media_rows, read_csv, to_datasets
-from triemo.training.label_maps_extra import OWN_LABELS
+from triemo.training.label_maps import OWN_LABELS
 
 __all__ = ["meld_table", "repair_text"]
 

@@ -15,7 +15,7 @@ import numpy as np
 from datasets import DatasetDict
 
 from triemo.training.corpus_rows import check_classes, corpus_folder, label_rows, media_rows, read_csv, to_datasets
-from triemo.training.label_maps_extra import MOSEI_LABELS, POLARITIES, to_seven
+from triemo.training.label_maps import MOSEI_LABELS, POLARITIES, map_label
 from triemo.training.splits import as_dataset_dict, split_off
 
 __all__ = ["ch_sims_table", "cmu_mosei_table", "cmu_mosi_table"]
@@ -123,7 +123,7 @@ def ch_sims_table(
 def _check_own(corpus: str, classes: str) -> None:
     check_classes(classes)
     if classes == "seven":
-        to_seven(corpus, "")  # says that there is no map
+        map_label(corpus, "")  # says that there is no map
 
 
 def _known(features: Sequence[str]) -> Sequence[str]:

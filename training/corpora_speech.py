@@ -11,7 +11,7 @@ from datasets import DatasetDict
 
 from triemo.training.corpora import load_ravdess
 from triemo.training.corpus_rows import check_classes, corpus_folder, label_rows, media_rows, read_csv, to_datasets
-from triemo.training.label_maps_extra import CREMA_D_CODES, IEMOCAP_CODES
+from triemo.training.label_maps import CREMA_D_CODES, IEMOCAP_CODES
 from triemo.training.splits import split_by_members, split_members
 
 __all__ = ["crema_d_table", "iemocap_table", "ravdess_table"]

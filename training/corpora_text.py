@@ -6,8 +6,7 @@ from datasets import DatasetDict
 
 from triemo.training.corpora import load_goemotions
 from triemo.training.corpus_rows import check_classes, corpus_folder, to_datasets
-from triemo.training.label_maps import EMOTIONS
-from triemo.training.label_maps_extra import GOEMOTIONS_LABELS
+from triemo.training.label_maps import EMOTIONS, GOEMOTIONS_LABELS
 
 __all__ = ["goemotions_table"]
 

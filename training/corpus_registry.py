@@ -12,8 +12,7 @@ from triemo.training.corpora_images import fer2013_table
 from triemo.training.corpora_mosi import ch_sims_table, cmu_mosei_table, cmu_mosi_table
 from triemo.training.corpora_speech import crema_d_table, iemocap_table, ravdess_table
 from triemo.training.corpora_text import goemotions_table
-from triemo.training.label_maps import EMOTIONS
-from triemo.training.label_maps_extra import MOSEI_LABELS, OWN_LABELS
+from triemo.training.label_maps import EMOTIONS, MOSEI_LABELS, OWN_LABELS
 from triemo.training.splits import check_no_leakage
 
 __all__ = ["CORPORA", "Corpus", "corpus_labels", "corpus_names", "load_corpus"]

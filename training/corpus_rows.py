@@ -10,7 +10,7 @@ import pyarrow as pa
 from datasets import Audio, Dataset, DatasetDict, Image
 
 from triemo.training.corpora import data_root
-from triemo.training.label_maps_extra import to_seven
+from triemo.training.label_maps import map_label
 from triemo.training.splits import as_dataset_dict
 from triemo.training.table_columns import FEATURE_COLUMNS, MEDIA_COLUMNS
 
@@ -74,7 +74,7 @@ def label_rows(rows: Sequence[dict], corpus: str, classes: str, **options: Any) 
     kept = []
     for row in rows:
         label = row["label"]
-        names = [to_seven(corpus, name, **options) for name in (label if isinstance(label, list) else [label])]
+        names = [map_label(corpus, name, **options) for name in (label if isinstance(label, list) else [label])]
         mapped = sorted({name for name in names if name is not None})
         if mapped:
             kept.append({**row, "label": mapped if isinstance(label, list) else mapped[0]})

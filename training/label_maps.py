@@ -1,15 +1,28 @@
-"""Corpus labels mapped to the seven classes every corpus shares.
+"""Label sets of all corpora, and the map from them to the seven classes that they share.
 
 The order of `EMOTIONS` is the order of the released head. A change of any table here changes what a figure means,
-so it comes with a new `LABEL_MAP_VERSION`, which training writes beside its figures.
+so it comes with a new `LABEL_MAP_VERSION`, which training writes beside its figures. None means that the example is
+left out, because none of the seven classes means the same:
+
+- IEMOCAP `frustrated` lies between anger and sadness, and `other` may be anything. Its code `xxx` (no two annotators
+  agreed) is no class at all. `excited` becomes joy, as in the four-class protocol that adds it to happiness.
+- CREMA-D and CMU-MOSEI have no surprise or no neutral of their own; nothing is invented for it.
+- CMU-MOSI, CMU-MOSEI and CH-SIMS scores say good or bad, which is no emotion, and have no map.
 """
 
 __all__ = [
+    "CREMA_D_CODES",
     "EKMAN_LABELS",
     "EMOTIONS",
     "FER2013_LABELS",
+    "GOEMOTIONS_LABELS",
+    "IEMOCAP_CODES",
     "LABEL_MAP_VERSION",
+    "MOSEI_LABELS",
+    "OWN_LABELS",
+    "POLARITIES",
     "RAVDESS_LABELS",
+    "TO_SEVEN",
     "label2id",
     "map_label",
     "to_soft_target",
@@ -26,10 +39,55 @@ RAVDESS_LABELS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgus
 FER2013_LABELS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 # Order of `labels.txt` in the ekman grouping of GoEmotions (Demszky et al., 2020).
 EKMAN_LABELS = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
+# Order of `labels.txt` of the original grouping (Demszky et al., 2020).
+GOEMOTIONS_LABELS = (
+    *("admiration", "amusement", "anger", "annoyance", "approval", "caring", "confusion", "curiosity", "desire"),
+    *("disappointment", "disapproval", "disgust", "embarrassment", "excitement", "fear", "gratitude", "grief", "joy"),
+    *("love", "nervousness", "optimism", "pride", "realization", "relief", "remorse", "sadness", "surprise"),
+    "neutral",
+)
+# Third field of the file names (Cao et al., 2014).
+CREMA_D_CODES = {
+    "ANG": "anger",
+    "DIS": "disgust",
+    "FEA": "fear",
+    "HAP": "happy",
+    "NEU": "neutral",
+    "SAD": "sad",
+}
+# Codes of the evaluation files (Busso et al., 2008); `xxx` means that no majority was found.
+IEMOCAP_CODES = {
+    "ang": "anger",
+    "hap": "happiness",
+    "exc": "excited",
+    "sad": "sadness",
+    "neu": "neutral",
+    "fru": "frustrated",
+    "fea": "fear",
+    "sur": "surprise",
+    "dis": "disgust",
+    "oth": "other",
+    "xxx": None,
+}
+# Order of the official label vectors, after the sentiment (Zadeh et al., 2018).
+MOSEI_LABELS = ("happy", "sad", "anger", "surprise", "disgust", "fear")
+POLARITIES = ("negative", "neutral", "positive")
+
+OWN_LABELS: dict[str, tuple[str, ...]] = {
+    "goemotions": GOEMOTIONS_LABELS,
+    "meld": EKMAN_LABELS,
+    "fer2013": FER2013_LABELS,
+    "ravdess": RAVDESS_LABELS,
+    "crema_d": tuple(CREMA_D_CODES.values()),
+    "iemocap": tuple(name for name in IEMOCAP_CODES.values() if name is not None),
+    "cmu_mosi": POLARITIES,
+    "cmu_mosei": POLARITIES,
+    "ch_sims": POLARITIES,
+}
 
 CALM_POLICIES = ("neutral", "drop")
 
-_TO_SEVEN = {
+TO_SEVEN: dict[str, dict[str, str | None]] = {
     "ravdess": {
         "neutral": "neutral",
         "calm": "neutral",
@@ -49,7 +107,46 @@ _TO_SEVEN = {
         "surprise": "surprise",
         "neutral": "neutral",
     },
-    "goemotions": {name: name for name in EKMAN_LABELS},
+    # The grouping that comes with the corpus, whose seven names stand for themselves.
+    "goemotions": {
+        **{name: "anger" for name in ("anger", "annoyance", "disapproval")},
+        "disgust": "disgust",
+        **{name: "fear" for name in ("fear", "nervousness")},
+        **{name: "joy" for name in ("admiration", "amusement", "approval", "caring", "desire", "excitement")},
+        **{name: "joy" for name in ("gratitude", "joy", "love", "optimism", "pride", "relief")},
+        "neutral": "neutral",
+        **{name: "sadness" for name in ("disappointment", "embarrassment", "grief", "remorse", "sadness")},
+        **{name: "surprise" for name in ("confusion", "curiosity", "realization", "surprise")},
+    },
+    "meld": {name: name for name in EKMAN_LABELS},
+    "crema_d": {
+        "anger": "anger",
+        "disgust": "disgust",
+        "fear": "fear",
+        "happy": "joy",
+        "neutral": "neutral",
+        "sad": "sadness",
+    },
+    "iemocap": {
+        "anger": "anger",
+        "happiness": "joy",
+        "excited": "joy",
+        "sadness": "sadness",
+        "neutral": "neutral",
+        "frustrated": None,
+        "fear": "fear",
+        "surprise": "surprise",
+        "disgust": "disgust",
+        "other": None,
+    },
+    "cmu_mosei": {
+        "happy": "joy",
+        "sad": "sadness",
+        "anger": "anger",
+        "surprise": "surprise",
+        "disgust": "disgust",
+        "fear": "fear",
+    },
 }
 
 
@@ -57,26 +154,26 @@ def map_label(corpus: str, label: str, calm: str = "neutral") -> str | None:
     """Seven-class name of a corpus label.
 
     Args:
-        corpus: `ravdess`, `fer2013` or `goemotions`.
-        label: the corpus's own name of the class.
+        corpus: a key of `TO_SEVEN`.
+        label: one of the corpus's own names; of GoEmotions, those of either grouping.
         calm: what becomes of the RAVDESS class calm, `neutral` (merged) or `drop`.
 
     Returns:
-        One of `EMOTIONS`, or None where the example is to be dropped.
+        One of `EMOTIONS`, or None where the example is to be left out.
 
     Raises:
-        ValueError: for a corpus, label or policy outside the tables.
+        ValueError: for a corpus without a map to seven classes, a label that is not the corpus's, or another policy.
     """
-    if corpus not in _TO_SEVEN:
-        raise ValueError(f"corpus: got {corpus!r}, expected one of {sorted(_TO_SEVEN)}")
+    if corpus in OWN_LABELS and corpus not in TO_SEVEN:
+        raise ValueError(f"classes: got 'seven' for {corpus}, whose labels have no emotions; expected 'own'")
+    if corpus not in TO_SEVEN:
+        raise ValueError(f"corpus: got {corpus!r}, expected one of {sorted(TO_SEVEN)}")
     if calm not in CALM_POLICIES:
         raise ValueError(f"calm: got {calm!r}, expected one of {CALM_POLICIES}")
-    table = _TO_SEVEN[corpus]
+    table = TO_SEVEN[corpus]
     if label not in table:
         raise ValueError(f"label: got {label!r}, expected one of {sorted(table)} for {corpus}")
-    if label == "calm" and calm == "drop":
-        return None
-    return table[label]
+    return None if (label, calm) == ("calm", "drop") else table[label]
 
 
 def to_soft_target(labels: list[int]) -> list[float]:

@@ -10,7 +10,7 @@ from triemo.processing import load_frames
 from triemo.training import corpora_text
 from triemo.training.corpora_dialogue import repair_text
 from triemo.training.corpus_registry import corpus_labels, corpus_names, load_corpus
-from triemo.training.label_maps_extra import GOEMOTIONS_LABELS, OWN_LABELS, TO_SEVEN, to_seven
+from triemo.training.label_maps import GOEMOTIONS_LABELS, OWN_LABELS, TO_SEVEN, map_label
 
 # Registry and maps
 
@@ -31,12 +31,12 @@ def test_maps_cover_the_own_labels(corpus):
     if corpus != "cmu_mosei":  # its emotions stand beside the sentiment
         assert set(TO_SEVEN[corpus]) == set(OWN_LABELS[corpus])
     with pytest.raises(ValueError, match="label: got 'bored'"):
-        to_seven(corpus, "bored")
+        map_label(corpus, "bored")
 
 
 def test_maps_that_mean_something():
-    assert to_seven("iemocap", "excited") == "joy" and to_seven("iemocap", "frustrated") is None
-    assert to_seven("ravdess", "calm") == "neutral" and to_seven("ravdess", "calm", calm="drop") is None
+    assert map_label("iemocap", "excited") == "joy" and map_label("iemocap", "frustrated") is None
+    assert map_label("ravdess", "calm") == "neutral" and map_label("ravdess", "calm", calm="drop") is None
     with pytest.raises(ValueError, match="classes: got 'seven' for cmu_mosi"):
         load_corpus("cmu_mosi", classes="seven")
     with pytest.raises(ValueError, match="classes: got 'six'"):
@@ -127,7 +127,7 @@ def test_goemotions_groupings_agree(data_root, goemotions, monkeypatch):
     assert {split: len(rows) for split, rows in own.items()} == {"train": 43410, "validation": 5426, "test": 5427}
     for split, rows in own.items():
         assert rows["id"][:] == seven[split]["id"][:] and rows["text"][:] == seven[split]["text"][:]
-        mapped = [sorted({to_seven("goemotions", name) for name in label}) for label in rows["label"][:]]
+        mapped = [sorted({map_label("goemotions", name) for name in label}) for label in rows["label"][:]]
         assert mapped == [sorted(label) for label in seven[split]["label"][:]]
     names = (data_root / "goemotions" / "original" / "labels.txt").read_text().split()
     assert tuple(names) == GOEMOTIONS_LABELS == tuple(corpus_labels("goemotions", own, "own"))

@@ -89,7 +89,7 @@ def iemocap(tmp_path):
     return tmp_path
 
 
-def test_iemocap_to_seven(iemocap):
+def test_iemocap_map_label(iemocap):
     """Excited joins joy; frustrated, other and no-majority go; sessions and speakers stay apart."""
     data = load_corpus("iemocap", iemocap, fold=0)
     assert sorted(data["test"]["label"]) == sorted(
