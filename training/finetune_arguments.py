@@ -196,8 +196,8 @@ def read_yaml(path: str, classes: Sequence[type]) -> dict[str, Any]:
     for name, value in values.items():
         if name in texts and isinstance(value, list):
             values[name] = ",".join(map(str, value))
-        elif name == "corpora" and isinstance(value, dict):
-            values[name] = ",".join(f"{corpus}:{weight}" for corpus, weight in value.items())
+        elif name in ("corpora", "part_lr_factors", "composite_subsets") and isinstance(value, dict):
+            values[name] = ",".join(f"{key}:{number}" for key, number in value.items())
         elif isinstance(value, dict):
             values[name] = json.dumps(value)
     return values
@@ -211,7 +211,6 @@ def check_source(table: str | None, corpora: str | None) -> None:
 
 def check_training(data: DataArguments, training: FinetuneTrainingArguments) -> None:
     """What fine-tuning and pretraining ask alike."""
-    check_source(data.table, data.corpora)
     if not training.output_dir:
         raise ValueError("output_dir: got none, expected a folder for the model and its results.")
     if data.streaming and training.max_steps <= 0:
@@ -223,6 +222,7 @@ def check_training(data: DataArguments, training: FinetuneTrainingArguments) -> 
 
 
 def check(model: ModelArguments, data: DataArguments, training: FinetuneTrainingArguments) -> None:
+    check_source(data.table, data.corpora)
     check_training(data, training)
     if data.streaming and (data.corpora or data.composites):
         raise ValueError("streaming: takes one --table, without corpora and composites.")

@@ -117,16 +117,24 @@ def add_lora(model: TriemoForEmotionClassification, args: ModelArguments, frozen
     return wrapped
 
 
-def parameter_groups(model: nn.Module, rate: float, weight_decay: float, factor: float, decayed: set[str]) -> list:
+def parameter_groups(
+    model: nn.Module,
+    rate: float,
+    weight_decay: float,
+    factor: float,
+    decayed: set[str],
+    part_factors: Mapping[str, float] | None = None,
+) -> list:
     """
     Groups for the optimizer: `rate` for head and joint part, in a tower `rate` * `factor` to the power of 1 for the
-    top layer, 2 for the next, and so on down to the embeddings (layer-wise decay, Howard and Ruder, 2018).
+    top layer, 2 for the next, and so on down to the embeddings (layer-wise decay, Howard and Ruder, 2018). Rates
+    in a part of the model are multiplied by its number in `part_factors`, such as `{"text_tower": 0.1}`.
     """
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     depths: dict[str, int] = {}
     for match in filter(None, map(_LAYER.search, names)):
         depths[match[1]] = max(depths.get(match[1], 0), int(match[2]) + 1)
-    groups: dict[tuple[int, bool], list] = {}
+    groups: dict[tuple[int, float, bool], list] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             layer, tower = _LAYER.search(name), _TOWER.search(name)
@@ -135,8 +143,9 @@ def parameter_groups(model: nn.Module, rate: float, weight_decay: float, factor:
                 power = depths[layer[1]] - int(layer[2])
             elif tower:
                 power = depths.get(tower[1], 0) + 1 if _BOTTOM.search(name[tower.end() :]) else 1
-            groups.setdefault((power, name in decayed), []).append(parameter)
+            share = next((value for part, value in (part_factors or {}).items() if part in name.split(".")), 1.0)
+            groups.setdefault((power, share, name in decayed), []).append(parameter)
     return [
-        {"params": parameters, "lr": rate * factor**power, "weight_decay": weight_decay if is_decayed else 0.0}
-        for (power, is_decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
+        {"params": parameters, "lr": rate * share * factor**power, "weight_decay": weight_decay if is_decayed else 0.0}
+        for (power, share, is_decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]

@@ -28,6 +28,14 @@ class CompositeRows:
     """
     Synthetic rows joined from sentence, voice and face of one emotion (see `composites`); every draw is another one.
 
+    Args:
+        parts: corpora.
+        rows: in an epoch.
+        seed: of the draws.
+        subset_weights: probability of each of `SUBSETS`.
+        faces, sentences: of a row of more than one modality, all of its emotion. Several faces are the frames of a
+            clip, several sentences follow one another. What is shared stands out more from several of each.
+
     Raises:
         ValueError: when labels are not of the seven classes, or a modality lacks one of them.
     """
@@ -38,7 +46,10 @@ class CompositeRows:
         rows: int,
         seed: int,
         subset_weights: Sequence[float] = SUBSET_WEIGHTS,
+        faces: int = 1,
+        sentences: int = 1,
     ) -> None:
+        self.numbers = {"text": sentences, "vision": faces}
         self.rows, self.columns = rows, {"text": "text", "audio": "audio", "vision": "image"}
         self.places: dict[str, list[tuple[Dataset, int]]] = {name: [] for name in self.columns}
         classes: dict[str, list[list[int]]] = {name: [] for name in self.columns}
@@ -63,7 +74,16 @@ class CompositeRows:
         for name, index in item["rows"].items():
             data, place = self.places[name][index]
             row[self.columns[name]] = data[place][self.columns[name]]
-        names = [EMOTIONS[index] for index in np.flatnonzero(item["label"])]
+        found = np.flatnonzero(item["label"])
+        draw = np.random.default_rng((self.items.seed, ticket, 1))
+        for name, number in self.numbers.items():
+            if number > 1 and name in item["rows"] and len(item["rows"]) > 1:
+                column = self.columns[name]
+                more = draw.choice(self.items.single_rows[name][found[0]], number - 1)
+                places = (self.places[name][index] for index in more)
+                values = [row.pop(column), *(data[place][column] for data, place in places)]
+                row |= {"text": " ".join(values)} if name == "text" else {"video": values}
+        names = [EMOTIONS[index] for index in found]
         return row | {"label": names[0] if len(names) == 1 else names}
 
 

@@ -1,7 +1,7 @@
 """The Trainer of `finetune.py`: its own order of rows, layer-wise rates, modules kept still, scores."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ class EmotionTrainer(Trainer):
         evaluation_collator: for validation and test; `data_collator` is the training's.
         sampler: order of the training rows; None for a stream.
         still: modules that stay in evaluation mode.
-        layerwise_lr_decay: see `parameter_groups`.
+        layerwise_lr_decay, part_lr_factors: see `parameter_groups`.
         kwargs: the Trainer's.
     """
 
@@ -38,11 +38,13 @@ class EmotionTrainer(Trainer):
         sampler: Any = None,
         still: Sequence[nn.Module] = (),
         layerwise_lr_decay: float = 1.0,
+        part_lr_factors: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.evaluation_collator, self.sampler = evaluation_collator, sampler
         self.still, self.layerwise_lr_decay = list(still), layerwise_lr_decay
+        self.part_lr_factors = dict(part_lr_factors or {})
         vars(self.model.config).pop("use_cache", None)  # set by the Trainer; no field of ours, so never saved
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
@@ -67,12 +69,12 @@ class EmotionTrainer(Trainer):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         model = next((found for found in (*args, kwargs.get("model")) if found is not None), self.model)
-        if self.optimizer is not None or self.layerwise_lr_decay == 1:
+        if self.optimizer is not None or (self.layerwise_lr_decay == 1 and not self.part_lr_factors):
             return super().create_optimizer(*args, **kwargs)
         decayed = set(self.get_decay_parameter_names(model))
         rates = (self.args.learning_rate, self.args.weight_decay, self.layerwise_lr_decay)
         optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-        self.optimizer = optimizer_class(parameter_groups(model, *rates, decayed), **options)
+        self.optimizer = optimizer_class(parameter_groups(model, *rates, decayed, self.part_lr_factors), **options)
         return self.optimizer
 
     def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -27,7 +27,13 @@ from triemo.training.pretrain_arguments import (
     parse_pretrain_arguments,
 )
 from triemo.training.pretrain_data import PretrainCollator, evaluation_rows, load_parts, training_rows
-from triemo.training.pretrain_start import build_pretraining_model, still_modules
+from triemo.training.pretrain_start import (
+    build_pretraining_model,
+    enter_as_projected,
+    part_lr_factors,
+    projected_modalities,
+    still_modules,
+)
 from triemo.training.pretrain_stream import ShardBatches
 from triemo.training.pretrain_trainer import LOSS_PARTS, PretrainTrainer
 from triemo.training.shard_reader import ShardReader, ShardRows, check_first_row
@@ -45,7 +51,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     checkpoint = find_checkpoint(model_args, data_args, args)
     set_seed(args.seed)
     model, processor = build_pretraining_model(model_args)
-    still = still_modules(model, model_args)
+    still, entering = still_modules(model, model_args), projected_modalities(model, model_args)
     collators = {
         name: PretrainCollator(
             processor,
@@ -82,11 +88,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         sampler=sampler,
         still=still,
         layerwise_lr_decay=args.layerwise_lr_decay,
+        part_lr_factors=part_lr_factors(model, model_args),
         cache_chunk_size=args.cache_chunk_size,
     )
     if checkpoint:
         logger.info(f"Going on from {checkpoint}.")
     summary = trainer.train(resume_from_checkpoint=checkpoint)
+    enter_as_projected(trainer.accelerator.unwrap_model(trainer.model), entering)
     results: dict[str, Any] = {"parameters": total, "trained_parameters": trained, "steps": trainer.state.global_step}
     results |= {"train_loss": summary.training_loss, "best_checkpoint": trainer.state.best_model_checkpoint}
     if validation is not None:

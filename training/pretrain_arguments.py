@@ -9,6 +9,7 @@ from triemo.training.finetune_arguments import (
     DataArguments,
     FinetuneTrainingArguments,
     StartArguments,
+    check_source,
     check_training,
     parse_into,
 )
@@ -27,6 +28,17 @@ class PretrainModelArguments(StartArguments):
 
     towers_only: bool = field(
         default=False, metadata={"help": "Take only the towers of `model`; all that joins them starts at random."}
+    )
+    part_lr_factors: str = field(
+        default="",
+        metadata={"help": 'Parts that learn slower, "text_tower:0.1,layers:0.5": factors of the learning rate.'},
+    )
+    new_vision_tower: bool = field(
+        default=False, metadata={"help": "The face tower of `model` is a new one: its BatchNorm follows the batches."}
+    )
+    joint_from_projections: str = field(
+        default="",
+        metadata={"help": "Modalities that the joint encoder gets as aligned, in the end: of text,audio,vision."},
     )
     mlm_weight: float | None = field(
         default=None, metadata={"help": "Weight of masked language modelling; by default the config's, 1."}
@@ -54,7 +66,18 @@ class PretrainDataArguments(DataArguments):
     """What it learns from: a table, corpora by name, or with --streaming shards of clips."""
 
     composite_corpora: str | None = field(
-        default=None, metadata={"help": "Corpora that composites are joined from; by default those of --corpora."}
+        default=None,
+        metadata={"help": "Corpora that composites are joined from, with or without --corpora; by default those."},
+    )
+    composite_subsets: str = field(
+        default="text+audio,text+vision,audio+vision,text+audio+vision:3",
+        metadata={"help": "What composites hold, and how often: subsets of modalities with weights."},
+    )
+    composite_faces: int = field(
+        default=1, metadata={"help": "Faces of a composite; several, of one emotion, are the frames of a clip."}
+    )
+    composite_sentences: int = field(
+        default=1, metadata={"help": "Sentences of a composite; several, of one emotion, follow one another."}
     )
     validation_composites: int = field(default=0, metadata={"help": "Synthetic examples of the validation splits."})
     sentence_pairs: bool = field(
@@ -101,6 +124,8 @@ def parse_pretrain_arguments(
 
 
 def check(model: PretrainModelArguments, data: PretrainDataArguments, training: PretrainTrainingArguments) -> None:
+    only_composites = bool(data.composites and data.composite_corpora and not data.table)
+    check_source(data.table, data.corpora or (data.composite_corpora if only_composites else None))
     check_training(data, training)
     if not 0 <= data.mlm_probability < 1:
         raise ValueError(f"mlm_probability: got {data.mlm_probability}, expected 0 up to but not 1.")
@@ -108,6 +133,9 @@ def check(model: PretrainModelArguments, data: PretrainDataArguments, training: 
         raise ValueError("composites: name the --composite_corpora that they are joined from.")
     if min(data.composites, data.validation_composites, data.validation_rows, training.cache_chunk_size) < 0:
         raise ValueError("composites, validation_composites, validation_rows, cache_chunk_size: expected 0 or more.")
+    for name in ("composite_faces", "composite_sentences"):
+        if getattr(data, name) < 1:
+            raise ValueError(f"{name}: got {getattr(data, name)}, expected 1 or more.")
     if training.cache_chunk_size and training.gradient_accumulation_steps > 1:
         raise ValueError("cache_chunk_size: stands in for gradient_accumulation_steps; leave these at 1.")
     if training.cache_chunk_size and training.fp16:

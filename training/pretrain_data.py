@@ -20,10 +20,26 @@ from triemo.training.pretrain_arguments import PretrainDataArguments
 from triemo.training.seeds import joined_seed
 from triemo.training.tables import load_table
 
-__all__ = ["PretrainCollator", "class_id", "evaluation_rows", "load_parts", "training_rows"]
+__all__ = ["PretrainCollator", "class_id", "evaluation_rows", "load_parts", "subset_weights", "training_rows"]
 
-# All three mostly, and pairs, for each pair has a loss of its own; one modality alone has nothing to be aligned with.
-PAIRED_WEIGHTS = tuple({1: 0.0, 2: 1.0, 3: 3.0}[len(subset)] for subset in SUBSETS)
+
+def subset_weights(text: str) -> tuple[float, ...]:
+    """`"text+audio:1,text+vision:4"` as a weight for each of `SUBSETS`. Raises ValueError for anything else."""
+    weights = dict.fromkeys(("+".join(subset) for subset in SUBSETS if len(subset) > 1), 0.0)
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, number = part.partition(":")
+        try:
+            weight = float(number or 1)
+        except ValueError:
+            weight = -1.0
+        if name not in weights or not 0 <= weight < float("inf"):
+            known = ", ".join(weights)
+            raise ValueError(f"composite_subsets: got {part!r}, expected some of {known} with weights from 0.")
+        weights[name] = weight
+    if not any(weights.values()):
+        raise ValueError(f"composite_subsets: got {text!r}, expected a weight above 0.")
+    # One modality alone has nothing to be aligned with.
+    return tuple(weights.get("+".join(subset), 0.0) for subset in SUBSETS)
 
 
 def class_id(label: Any) -> int:
@@ -97,8 +113,11 @@ def load_parts(args: PretrainDataArguments) -> tuple[Parts, Parts]:
         # Unlike fine-tuning, labels need not be there.
         loaded = load_table(args.table, None, parse_column_map(args.column_map), root=args.data, labelled=False)
         rows: Parts = {name: {Path(args.table).stem: (data, 1.0)} for name, data in loaded.items()}
-    else:
+    elif args.corpora:
         rows = load_splits(None, args.corpora, args.data, None, args.classes)
+    else:
+        joined = load_splits(None, args.composite_corpora, args.data, None, args.classes)
+        return {name: {} for name in joined}, joined
     if not (args.composites or args.validation_composites):
         return rows, {}
     if args.composite_corpora is None:
@@ -113,7 +132,7 @@ def training_rows(
     parts: list[Any] = [data for data, _ in rows["train"].values()]
     weights = [weight for _, weight in rows["train"].values()]
     if args.composites:
-        parts.append(CompositeRows(joined["train"], args.composites, seed, PAIRED_WEIGHTS))
+        parts.append(composites_of(joined["train"], args.composites, seed, args))
         weights.append(1.0)
     found = EmotionRows(parts, collator.prepare, args.max_broken_share)
     lengths = found.lengths() if args.length_buckets else None
@@ -128,5 +147,12 @@ def evaluation_rows(
     if args.validation_composites:
         if "validation" not in joined:
             raise ValueError("validation_composites: got corpora without a validation split.")
-        parts.append(CompositeRows(joined["validation"], args.validation_composites, 0, PAIRED_WEIGHTS))
+        parts.append(composites_of(joined["validation"], args.validation_composites, 0, args))
     return EmotionRows(parts) if parts else None
+
+
+def composites_of(
+    parts: dict[str, tuple[Any, float]], rows: int, seed: int, args: PretrainDataArguments
+) -> CompositeRows:
+    weights = subset_weights(args.composite_subsets)
+    return CompositeRows(parts, rows, seed, weights, args.composite_faces, args.composite_sentences)

@@ -1,5 +1,6 @@
 """Where `pretrain.py` starts: a checkpoint or a model composed of encoders, with the heads of pretraining."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,13 @@ from triemo.training.finetune_model import freeze, parse_names
 from triemo.training.finetune_start import compose_model, load_model
 from triemo.training.pretrain_arguments import PretrainModelArguments
 
-__all__ = ["build_pretraining_model", "still_modules"]
+__all__ = [
+    "build_pretraining_model",
+    "enter_as_projected",
+    "part_lr_factors",
+    "projected_modalities",
+    "still_modules",
+]
 
 
 def build_pretraining_model(args: PretrainModelArguments) -> tuple[TriemoForPreTraining, TriemoProcessor]:
@@ -67,8 +74,52 @@ def still_modules(model: TriemoForPreTraining, args: PretrainModelArguments) -> 
     """
     frozen = parse_names(args.freeze_towers, "freeze_towers", MODALITIES)
     still = freeze(model, frozen)
-    composed = any(getattr(args, f"{name}_encoder") for name in MODALITIES)
-    if composed and args.vision_encoder is None and "vision" in model.config.modalities and "vision" not in frozen:
+    composed = any(getattr(args, f"{name}_encoder") for name in MODALITIES) and args.vision_encoder is None
+    if (composed or args.new_vision_tower) and "vision" in model.config.modalities and "vision" not in frozen:
         fresh = set(model.triemo.tower("vision").modules())
         still = [module for module in still if module not in fresh]
     return still
+
+
+def part_lr_factors(model: TriemoForPreTraining, args: PretrainModelArguments) -> dict[str, float]:
+    """`"text_tower:0.1,layers:0.5"` by part of the base model. Raises ValueError for another part or number."""
+    factors: dict[str, float] = {}
+    parts = [name for name, _ in model.triemo.named_children()]
+    for part in filter(None, (part.strip() for part in args.part_lr_factors.split(","))):
+        name, _, number = part.partition(":")
+        try:
+            factors[name] = float(number)
+        except ValueError:
+            factors[name] = 0.0
+        if name not in parts or not 0 < factors[name] < float("inf"):
+            raise ValueError(f"part_lr_factors: got {part!r}, expected one of {', '.join(parts)} and a number > 0.")
+    return factors
+
+
+def projected_modalities(model: TriemoForPreTraining, args: PretrainModelArguments) -> tuple[str, ...]:
+    """
+    Those of `joint_from_projections`.
+
+    Raises:
+        ValueError: naming an unknown modality, or when `projection_dim` and `hidden_size` differ.
+    """
+    config = model.config
+    names = parse_names(args.joint_from_projections, "joint_from_projections", config.modalities)
+    if names and config.projection_dim != config.hidden_size:
+        raise ValueError(
+            f"joint_from_projections: got a model of projection_dim {config.projection_dim}, expected that of its "
+            f"hidden_size, {config.hidden_size}."
+        )
+    return names
+
+
+@torch.no_grad()
+def enter_as_projected(model: TriemoForPreTraining, modalities: Sequence[str]) -> None:
+    """
+    Puts the projections that the contrastive loss has taught in the place of those before the joint encoder, at the
+    scale that they have there: fine-tuning reads the joint states, and what was aligned would not reach them.
+    """
+    for name in modalities:
+        learned = getattr(model.triemo, f"{name}_projection").weight
+        before = getattr(model.triemo, f"{name}_embedding").projection.weight
+        before.copy_(learned * (before.norm() / learned.norm().clamp(min=1e-12)))

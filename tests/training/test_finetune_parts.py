@@ -125,6 +125,31 @@ def test_composites_join_rows_of_one_emotion():
     assert {key: value for key, value in rows[3].items() if key != "ticket"} != rows[33]  # drawn anew each epoch
 
 
+def test_a_composite_of_several_faces_and_sentences_of_one_emotion():
+    """Two of each emotion: both are drawn, the same ones again, and the first is the one that stands alone."""
+    texts = [{"text": f"{label}_{number}", "label": label} for label in LABELS for number in range(2)]
+    sounds = Dataset.from_list([{"audio": {"path": f"{label}.wav"}, "label": label} for label in LABELS])
+    faces = [{"image": {"path": f"{label}_{number}"}, "label": label} for label in LABELS for number in range(2)]
+    parts = {"a": (Dataset.from_list(texts), 1.0), "b": (sounds, 1.0), "c": (Dataset.from_list(faces), 1.0)}
+    one, several = CompositeRows(parts, 60, seed=0), CompositeRows(parts, 60, seed=0, faces=3, sentences=2)
+    seen = set()
+    for ticket in range(60):
+        row, still = several.draw(ticket), one.draw(ticket)
+        assert row == several.draw(ticket) and row["label"] == still["label"]
+        if len({"text", "audio", "image"} & set(still)) == 1:
+            assert row == still
+            continue
+        names = row["text"].split() if "text" in still else []
+        frames = [frame["path"] for frame in row["video"]] if "image" in still else []
+        assert "image" not in row and row.get("audio") == still.get("audio")
+        assert names[:1] == ([still["text"]] if "text" in still else [])
+        assert frames[:1] == ([still["image"]["path"]] if "image" in still else [])
+        assert len(names) in (0, 2) and len(frames) in (0, 3)
+        assert {name.partition("_")[0] for name in names + frames} <= {row["label"]}
+        seen |= {("text", len(set(names))), ("image", len(set(frames)))}
+    assert seen == {("text", number) for number in (0, 1, 2)} | {("image", number) for number in (0, 1, 2)}
+
+
 # Labels and head ---------------------------------------------------------------------------------------------
 
 
@@ -202,6 +227,19 @@ def test_layerwise_rates_fall_towards_the_bottom_and_take_every_parameter_once()
     assert rate[id(names["classifier.dense.weight"])] == rate[id(names["triemo.layers.0.fc1.weight"])] == 1.0
     decayed = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}
     assert id(names["classifier.dense.weight"]) in decayed and id(names["classifier.dense.bias"]) not in decayed
+
+
+def test_a_part_with_a_rate_of_its_own_keeps_the_steps_between_its_layers():
+    model = tiny_classifier()
+    names = dict(model.named_parameters())
+    groups = parameter_groups(model, 1.0, 0.1, 0.5, set(names), {"text_tower": 0.1, "audio_projection": 0.2})
+    rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    assert len(rate) == len(names)
+    tower = "triemo.text_tower.encoder.encoder.layer.{}.attention.self.query.weight"
+    assert [rate[id(names[tower.format(layer)])] for layer in (1, 0)] == pytest.approx([0.05, 0.025])
+    assert rate[id(names["triemo.audio_tower.encoder.conv1.weight"])] == 0.125
+    assert rate[id(names["triemo.text_projection.weight"])] == 1.0
+    assert rate[id(names["triemo.audio_projection.weight"])] == 0.2
 
 
 def test_frozen_towers_and_batch_norms_stay_still():

@@ -25,7 +25,8 @@ from triemo.modeling import TriemoForPreTraining, TriemoModel
 from triemo.training.finetune_start import load_model
 from triemo.training.pack_clips import pack_clips
 from triemo.training.pretrain import main
-from triemo.training.pretrain_arguments import PretrainTrainingArguments
+from triemo.training.pretrain_arguments import PretrainTrainingArguments, parse_pretrain_arguments
+from triemo.training.pretrain_data import subset_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -211,6 +212,55 @@ def test_a_composed_model_with_a_face_tower_of_its_own(place):
     assert not torch.equal(again["triemo.layers.0.fc1.weight"], weights["triemo.layers.0.fc1.weight"])
 
 
+def test_parts_learn_at_rates_of_their_own(place):
+    """A text tower whose factor is next to nothing stays; what it feeds does not."""
+    changes = {"part_lr_factors": "text_tower:1e-9", "max_steps": 1, "weight_decay": 0, **BRIEF}
+    main(arguments(place, "rates", **changes))
+    before, after = (load_file(place / name / "model.safetensors") for name in ("tiny", "rates"))
+    moved = {name for name in after if name in before and (after[name] - before[name]).abs().max() > 1e-5}
+    assert not any("text_tower" in name for name in moved)
+    for part in ("audio_tower", "vision_tower", "text_projection", "triemo.layers"):
+        assert any(part in name for name in moved), part
+
+
+def test_what_was_aligned_enters_the_joint_encoder(place):
+    save_tiny_checkpoint(place / "square", projection_dim=32)
+    changes = {"model": place / "square", "joint_from_projections": "audio,vision", "max_steps": 1, **BRIEF}
+    main(arguments(place, "entered", **changes))
+    before, after = (load_file(place / name / "model.safetensors") for name in ("square", "entered"))
+    for name in ("text", "audio", "vision"):
+        learned, entered = (
+            after[f"triemo.{name}_projection.weight"],
+            after[f"triemo.{name}_embedding.projection.weight"],
+        )
+        was = before[f"triemo.{name}_embedding.projection.weight"]
+        assert torch.allclose(learned / learned.norm(), entered / entered.norm()) == (name != "text")
+        assert float(entered.norm()) == pytest.approx(float(was.norm()), rel=0.1)
+
+
+def test_subsets_of_composites():
+    assert subset_weights("text+audio, text+vision:4") == (0, 0, 0, 1, 4, 0, 0)
+    for text, message in (
+        ("text:1", "got 'text:1', expected some of text"),
+        ("text+audio:-1", "got 'text.audio:-1'"),
+        ("text+audio:0", "expected a weight above 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            subset_weights(text)
+
+
+def test_configs_of_the_small_model():
+    """The second stage starts where the first ends."""
+    configs = ROOT / "training" / "configs"
+    first, second = (
+        parse_pretrain_arguments(["--config", str(configs / f"{name}.yaml"), "--use_cpu"])
+        for name in ("pretrain_small_projections", "pretrain_small")
+    )
+    assert second[0].model == first[2].output_dir
+    for _, data, _ in (first, second):
+        assert sum(subset_weights(data.composite_subsets)) == pytest.approx(1)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -220,6 +270,10 @@ def test_a_composed_model_with_a_face_tower_of_its_own(place):
         ({"cache_chunk_size": 2, "gradient_accumulation_steps": 2}, "stands in for gradient_accumulation_steps"),
         ({"mlm_probability": 1}, "mlm_probability: got 1"),
         ({"composites": 5}, "name the --composite_corpora"),
+        ({"composite_faces": 0}, "composite_faces: got 0"),
+        ({"part_lr_factors": "layers:0.1,face:1"}, "part_lr_factors: got 'face:1', expected one of text_tower"),
+        ({"joint_from_projections": "audio"}, "joint_from_projections: got a model of projection_dim 24"),
+        ({"part_lr_factors": "layers:slow"}, "part_lr_factors: got 'layers:slow'"),
         ({"mlm_weight": 0, "contrastive_weight": 0}, "nothing to pretrain"),
     ],
 )
