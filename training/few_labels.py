@@ -1,22 +1,24 @@
 """What pretraining is for: fine-tuning on a tenth of the labels, with and without it.
 
-    python training/few_labels.py --pretrained runs/pretrain_small --steps 60 --learning_rate 3e-4 --data DATA
+    python training/few_labels.py --data DATA
 
-Both arms have the same architecture, the same tenth of each training split (drawn by the seed, class by class), the
-same steps, and are scored on the official tests; no step or seed is chosen on them. Without pretraining the text and
-audio towers are the public encoders and the face tower is random. The pretraining joined sentences, voices and faces
-by their labels (see `configs/pretrain_small.yaml`), so it saw which training clips go together.
+Both arms have the same architecture, the same tenth of each training split (drawn by the seed, class by class) and the
+same steps. The learning rate of an arm is the one of `learning_rates` that validation likes best with the first seed;
+the official tests are scored once for each run and choose nothing. Without pretraining the text and audio towers are
+the public encoders and the face tower is random. The pretraining joined sentences, voices and faces by their labels
+(see `configs/pretrain_small.yaml`), so it saw which training clips go together.
 """
 
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, HfArgumentParser, Trainer, set_seed
+from transformers import AutoTokenizer, HfArgumentParser, PreTrainedTokenizerBase, Trainer, set_seed
 
 from triemo.modeling import TriemoConfig, TriemoForEmotionClassification
 from triemo.training.composites import CompositeDataset, draw_composites, item_classes
@@ -29,8 +31,9 @@ from triemo.training.release_run import ReleaseRun, trainer_arguments
 __all__ = ["FewLabelsRun", "main", "share_of_labels"]
 
 ARMS = ("without", "with")
-TEST_TEXTS = 1500
-TEST_COMPOSITES = 40  # of each emotion
+SPLITS = ("train", "validation", "test")
+# Sentences that are scored, and composites of each emotion; of voices and faces all.
+SCORED = {"validation": (700, 20), "test": (1500, 40)}
 
 
 @dataclass
@@ -43,7 +46,7 @@ class FewLabelsRun(ReleaseRun):
     output: str = "runs/few_labels"
     share: float = field(default=0.1, metadata={"help": "of the labels of each training split"})
     steps: int = field(default=100, metadata={"help": "optimiser steps of 32 examples"})
-    learning_rate: float = field(default=1e-4, metadata={"help": "at its peak"})
+    learning_rates: str = field(default="1e-4,3e-4", metadata={"help": "at the peak; validation chooses for each arm"})
     seeds: str = field(default="0,1,2", metadata={"help": "of the tenth and of the training"})
 
 
@@ -54,28 +57,43 @@ def main(arguments: list[str] | None = None) -> dict:
     folder = Path(run.output)
     folder.mkdir(parents=True, exist_ok=True)
     seeds = [int(seed) for seed in run.seeds.split(",")]
+    rates = [float(rate) for rate in run.learning_rates.split(",")]
     corpora: dict[str, Corpora] = {}
-    for seed in seeds:
-        for arm in ARMS:
-            report = folder / f"{arm}_{seed}.json"
-            if report.exists():
-                continue
-            corpora = corpora or {split: Corpora(run.data, split, ["goemotions"]) for split in ("train", "test")}
+
+    def report(arm: str, seed: int, rate: float, choosing: bool) -> dict:
+        file = folder / f"{arm}_{seed}_{rate:g}.json"
+        if not file.exists():
+            corpora.update(corpora or {split: Corpora(run.data, split, ["goemotions"]) for split in SPLITS})
             start = time.time()
-            scores = run_arm(run, arm, seed, corpora)
-            write_json(report, {"uar": scores, "minutes": (time.time() - start) / 60})
-            print(report, json.dumps(scores), flush=True)
-    result: dict = {}
+            scored = run_arm(run, arm, seed, rate, corpora, SPLITS[1:] if choosing else SPLITS[2:])
+            write_json(file, scored | {"minutes": (time.time() - start) / 60})
+            print(file, json.dumps(scored), flush=True)
+        return json.loads(file.read_text())
+
+    result, chosen = {}, {}
     for arm in ARMS:
-        found = [json.loads((folder / f"{arm}_{seed}.json").read_text())["uar"] for seed in seeds]
-        result[arm] = {
-            name: {"uar": {"mean": float(np.mean(values)), "standard_deviation": float(np.std(values, ddof=1))}}
-            for name, values in ((name, [scores[name] for scores in found]) for name in found[0])
-        }
-    settings = {"share": run.share, "steps": run.steps, "learning_rate": run.learning_rate, "seeds": seeds}
+        first = {rate: report(arm, seeds[0], rate, len(rates) > 1) for rate in rates}
+        chosen[arm] = best_rate({rate: found.get("validation", {}) for rate, found in first.items()})
+        found = [first[chosen[arm]], *(report(arm, seed, chosen[arm], False) for seed in seeds[1:])]
+        result[arm] = spread([each["test"] for each in found])
+    settings = {"share": run.share, "steps": run.steps, "learning_rate": chosen, "seeds": seeds}
+    settings["learning_rates"] = rates
     write_json(folder / "few_labels.json", {f"{run.share:.0%} of labels": result, "settings": settings})
     print(json.dumps(result, indent=2))
     return result
+
+
+def best_rate(scores: dict[float, dict[str, float]]) -> float:
+    """The learning rate whose validation UARs have the highest mean; of one alone none are needed."""
+    return max(scores, key=lambda rate: sum(scores[rate].values()))
+
+
+def spread(found: list[dict[str, float]]) -> dict[str, dict]:
+    """`{row: {"uar": {"mean", "standard_deviation"}}}` over seeds; the deviation is that of a sample."""
+    return {
+        name: {"uar": {"mean": float(np.mean(values)), "standard_deviation": float(np.std(values, ddof=1))}}
+        for name, values in ((name, [scores[name] for scores in found]) for name in found[0])
+    }
 
 
 def share_of_labels(labels: list[list[int]], share: float, seed: int) -> list[int]:
@@ -102,8 +120,10 @@ class SharedLabels(CompositeDataset):
         return {**item, "rows": {name: self.kept_rows[name][row] for name, row in item["rows"].items()}}
 
 
-def run_arm(run: FewLabelsRun, arm: str, seed: int, corpora: dict[str, Corpora]) -> dict[str, float]:
-    """UAR on the tests after fine-tuning all weights."""
+def run_arm(
+    run: FewLabelsRun, arm: str, seed: int, rate: float, corpora: dict[str, Corpora], splits: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """UAR by split and by what is heard or seen, after fine-tuning all weights."""
     set_seed(seed)
     head = {"id2label": dict(enumerate(EMOTIONS)), "label2id": label2id}
     if arm == "with":
@@ -125,10 +145,10 @@ def run_arm(run: FewLabelsRun, arm: str, seed: int, corpora: dict[str, Corpora])
         model=model,
         args=trainer_arguments(
             run,
-            f"{arm}_{seed}",
+            f"{arm}_{seed}_{rate:g}",
             max_steps=run.steps,
             per_device_train_batch_size=32,
-            learning_rate=run.learning_rate,
+            learning_rate=rate,
             weight_decay=0.01,
             train_sampling_strategy="sequential",
             eval_strategy="no",
@@ -139,13 +159,23 @@ def run_arm(run: FewLabelsRun, arm: str, seed: int, corpora: dict[str, Corpora])
         data_collator=TriModalCollator(corpora["train"], tokenizer, augment=True),
     )
     trainer.train()
-    test = corpora["test"]
-    collator, items = TriModalCollator(test, tokenizer, augment=False), {}
+    return {split: uars(model, tokenizer, corpora[split], *SCORED[split]) for split in splits}
+
+
+def uars(
+    model: TriemoForEmotionClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    corpora: Corpora,
+    texts: int,
+    composites: int,
+) -> dict[str, float]:
+    """Of the first `texts` sentences, of all voices and faces, and of so many composites of each emotion."""
+    items = {}
     for name in ("text", "audio", "vision"):
-        items[name] = [item for item in single_modality(test, name) if item["label"].max() == 1]
-    items["text"] = items["text"][:TEST_TEXTS]
-    items["text+audio+vision (synthetic)"] = draw_composites(test.labels, TEST_COMPOSITES, seed=0)
-    scores = {}
+        items[name] = [item for item in single_modality(corpora, name) if item["label"].max() == 1]
+    items["text"] = items["text"][:texts]
+    items["text+audio+vision (synthetic)"] = draw_composites(corpora.labels, composites, seed=0)
+    collator, scores = TriModalCollator(corpora, tokenizer, augment=False), {}
     for name, found in items.items():
         logits = predict_logits(model, collator, found).numpy()
         scores[name] = classification_scores(logits, item_classes(found))["uar"]
