@@ -70,6 +70,7 @@ class OnnxEmotionReader:
         if not file.is_file():
             raise ValueError(f"model: no graph at {file}, expected what `triemo export` writes.")
         options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; its optimiser warns of nodes that it leaves as they are
         if threads is not None:
             options.intra_op_num_threads = threads
         # Weights stored in int8 are expanded when the file is loaded, and not again at every call.

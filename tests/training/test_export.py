@@ -114,6 +114,27 @@ def test_embeddings_are_given_too(model, exported):
         np.testing.assert_allclose(got, outputs[name].numpy(), atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "model_int8.onnx"])
+def test_towers_of_absent_modalities_do_not_run(exported, tmp_path, name):
+    """By the runtime's own profile: nodes inside a condition that is false leave no trace."""
+    counts = {}
+    for present in ("attention_mask", "audio_attention_mask", "video_attention_mask", "all"):
+        (row,) = [sample for sample in samples() if len(sample) == 4]
+        batch = batched([row])
+        for mask in ("attention_mask", "audio_attention_mask", "video_attention_mask"):
+            batch[mask] *= present in (mask, "all")
+        options = onnxruntime.SessionOptions()
+        options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / present)
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(str(exported / name), options, providers=["CPUExecutionProvider"])
+        session.run(["logits"], batch)
+        events = json.loads(Path(session.end_profiling()).read_text())
+        counts[present] = sum(entry["name"].endswith("_kernel_time") for entry in events)
+    assert [node.op_type for node in onnx.load(exported / name).graph.node].count("If") == 3
+    whole = counts.pop("all")
+    assert all(count < whole - 30 for count in counts.values()), (counts, whole)
+
+
 def test_int8_is_smaller_and_near(model, exported):
     rows = samples()
     expected = np.concatenate([by_torch(model, row) for row in rows])
