@@ -2,8 +2,8 @@
 
     python training/ravdess_folds.py --data ../shared/data --weights ../shared/weights
 
-Each fold is the test once, the other four are training; nothing is chosen on the test, the last epoch counts. A fold
-that is done is skipped, one that was interrupted goes on. A benchmark of the recipe: no fold's model is released.
+Each fold is the test once, the other four are training. A fold that is done is skipped. A benchmark of the recipe: no
+fold's model is released.
 """
 
 import json
@@ -69,11 +69,11 @@ def main(arguments: list[str] | None = None) -> dict:
 
 
 def run_fold(run: FoldRun, fold: int, settings: dict) -> dict:
-    """Trains on four folds, scores the fifth."""
+    """Fits to four folds, scores the fifth."""
     members = split_members("ravdess_folds", fold, validation=False)
     corpus = load_ravdess(run.data, splits={name: [int(actor) for actor in part] for name, part in members.items()})
     voices = {name: VoiceClips.of_ravdess(rows) for name, rows in corpus.items()}
-    tower, training = build_tower(run, f"fold_{fold}", voices["train"], **settings)
+    tower, training = build_tower(run, voices["train"], **settings)
     labels, logits = np.array(voices["test"].labels), clip_logits(tower, voices["test"].clips).numpy()
     scores = classification_scores(logits, labels)
     # The published seven-class protocol leaves calm out of the test; then it is no possible answer either.
@@ -86,7 +86,7 @@ def run_fold(run: FoldRun, fold: int, settings: dict) -> dict:
         "accuracy": scores["accuracy"],
         "uar": scores["uar"],
         "calm_dropped_weighted_f1": float(seven),
-        "training_speakers": training,
+        "unseen_training_speakers": training,
     }
 
 

@@ -109,20 +109,21 @@ class TriModalCollator:
 class FrozenTowerTrainer(Trainer):
     """Keeps the towers in evaluation mode, for a frozen BatchNorm must not follow the batches.
 
-    With `voice_teacher`, examples of the voice alone learn what the tower's statistics say in place of their label:
-    there are few speakers, and a regularised linear map reads less from who speaks than what is trained on labels.
+    With `calm_weight`, examples of the voice alone learn what the tower's statistics say in place of their label, calm
+    counting so much: there are few speakers, and a regularised linear map reads less from who speaks than what is
+    trained on labels.
     """
 
-    def __init__(self, *args, voice_teacher: bool = False, **kwargs) -> None:
+    def __init__(self, *args, calm_weight: float | None = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.voice_teacher = voice_teacher
+        self.calm_weight = calm_weight
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         for name in ("text_tower", "audio_tower", "vision_tower"):
             getattr(model.triemo, name).eval()
         tensors = {name: value for name, value in inputs.items() if name != "labels"}
         outputs = model(**tensors)
-        targets = self.taught(inputs["labels"], tensors, model) if self.voice_teacher else inputs["labels"]
+        targets = inputs["labels"] if self.calm_weight is None else self.taught(inputs["labels"], tensors, model)
         smoothing = model.config.label_smoothing if model.training else 0.0
         loss = F.cross_entropy(outputs.logits.float(), targets, label_smoothing=smoothing)
         return (loss, {"logits": outputs.logits}) if return_outputs else loss
@@ -141,7 +142,7 @@ class FrozenTowerTrainer(Trainer):
         tower = model.triemo.audio_tower.encoder
         logits = voice_logits(tower, inputs["input_features"][alone], inputs["audio_attention_mask"][alone])
         targets = labels.clone()
-        targets[alone] = seven_classes(logits).to(labels.dtype)
+        targets[alone] = seven_classes(logits, self.calm_weight).to(labels.dtype)
         return targets
 
 
@@ -195,7 +196,7 @@ def train_joint(
     learning_rate: float,
     balance: float,
     label_smoothing: float,
-    voice_teacher: bool,
+    calm_weight: float | None,
 ) -> dict:
     """Trains what joins the towers and saves the whole model to `<output>/<name>`.
 
@@ -209,7 +210,8 @@ def train_joint(
         learning_rate: at its peak.
         balance: of `CompositeDataset`.
         label_smoothing: share of a label's mass that all classes get.
-        voice_teacher: let the statistics of the audio tower teach the examples of the voice alone.
+        calm_weight: what calm counts where the statistics of the audio tower teach the examples of the voice alone;
+            null lets their labels teach them.
     """
     torch.manual_seed(run.seed)
     model = TriemoForEmotionClassification.from_encoders_pretrained(
@@ -243,7 +245,7 @@ def train_joint(
             save_total_limit=1,
             logging_steps=50,
         ),
-        voice_teacher=voice_teacher,
+        calm_weight=calm_weight,
         train_dataset=CompositeDataset(train.labels, steps * batch_size, seed=run.seed, balance=balance),
         data_collator=TriModalCollator(train, tokenizer, augment=True),
     )

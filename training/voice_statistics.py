@@ -24,20 +24,17 @@ FOLDS = 5  # of speakers, for the temperature
 BATCH_SIZE = 16
 
 
-def fit_statistics(
-    tower: TriemoAudioModel, voices: VoiceClips, strength: float, temperature: float | None = None
-) -> dict[str, float]:
+def fit_statistics(tower: TriemoAudioModel, voices: VoiceClips, strength: float) -> dict[str, float]:
     """Makes the statistics of `tower` tell the classes: a ridge classifier, calibrated over unseen speakers.
 
     Args:
         tower: with `statistics_size` of the number of classes; the encoder stays as it is.
         voices: clips, class ids and speakers.
         strength: of the regularisation, scikit-learn's alpha.
-        temperature: what the logits are divided by; by default fitted to predictions that are made for each clip
-            without the other clips of its speaker.
 
     Returns:
-        Scores of these predictions, and the temperature.
+        Scores of predictions that are made for each clip without the other clips of its speaker, and the temperature
+        fitted to them.
 
     Raises:
         ValueError: when the tower has no statistics, or not one for each class.
@@ -49,7 +46,7 @@ def fit_statistics(
     model = make_pipeline(StandardScaler(), RidgeClassifier(alpha=strength))
     folds = GroupKFold(min(FOLDS, len(set(voices.speakers))))
     unseen = cross_val_predict(model, values, ids, groups=voices.speakers, cv=folds, method="decision_function")
-    temperature = temperature or fit_temperature(unseen, ids)
+    temperature = fit_temperature(unseen, ids)
     scaler, ridge = model.fit(values, ids).named_steps.values()
     with torch.no_grad():
         statistics = tower.statistics
@@ -57,10 +54,10 @@ def fit_statistics(
         statistics.shift.copy_(torch.from_numpy(-scaler.mean_ / scaler.scale_))
         statistics.reduce.weight.copy_(torch.from_numpy(ridge.coef_ / temperature))
         statistics.reduce.bias.copy_(torch.from_numpy(ridge.intercept_ / temperature))
-        # Each class along a direction of its own, all together as large as the standardised states.
+        # Each class along a direction of its own, all together twice as large as the standardised states.
         nn.init.orthogonal_(statistics.expand.weight)
         deviation = float(np.std(model.decision_function(values) / temperature))
-        statistics.expand.weight.mul_((tower.config.hidden_size / classes) ** 0.5 / deviation)
+        statistics.expand.weight.mul_(2 * (tower.config.hidden_size / classes) ** 0.5 / deviation)
     return {**classification_scores(unseen, ids), "temperature": temperature}
 
 

@@ -14,7 +14,7 @@ def runs(monkeypatch) -> list[int]:
     done: list[int] = []
 
     def run_fold(run, fold, settings):
-        assert settings["tuned_layers"] == 3 and run.seed == 0
+        assert settings["strength"] == 3000 and run.seed == 0
         done.append(fold)
         return {"accuracy": fold / 10, "uar": 0.5, "calm_dropped_weighted_f1": 0.6}
 

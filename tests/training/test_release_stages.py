@@ -20,7 +20,7 @@ from transformers import (
 from triemo.modeling import TriemoAudioConfig, TriemoAudioModel, TriemoForEmotionClassification
 from triemo.training import release, release_audio, release_joint
 from triemo.training.composites import CompositeDataset, draw_composites
-from triemo.training.label_maps import EMOTIONS
+from triemo.training.label_maps import EMOTIONS, label2id
 from triemo.training.pooled_classifier import PooledClassifier
 from triemo.training.release_benchmarks import train_benchmarks
 from triemo.training.release_evaluate import Measured, calibrate, save_half
@@ -115,7 +115,7 @@ def test_joint_stage_trains_resumes_and_leaves_the_towers_alone(towers, monkeypa
     monkeypatch.setattr(release_joint, "Corpora", MadeUpCorpora)
     run = ReleaseRun(output=str(towers), seed=0)
     settings = {"text_corpora": ["a", "b"], "steps": 3, "batch_size": 12, "learning_rate": 1e-3, "balance": 1.0}
-    settings |= {"label_smoothing": 0.0, "voice_teacher": True}
+    settings |= {"label_smoothing": 0.0, "calm_weight": 0.5}
     settings |= {name: name for name in ("text", "audio", "vision")}
     report = release_joint.train_joint(run, "joint", **settings)
     assert set(report["validation_composites"]) >= {"text", "audio+vision", "text+audio+vision"}
@@ -160,11 +160,14 @@ def test_calm_adds_to_neutral():
     expected = {"neutral": 0.75, "joy": 0.05, "sadness": 0.05, "anger": 0.05, "fear": 0.04, "disgust": 0.03}
     seven = dict(zip(EMOTIONS, release_audio.seven_classes(logits)[0].tolist(), strict=True))
     assert seven == pytest.approx({**expected, "surprise": 0.03})
+    half = release_audio.seven_classes(logits, calm_weight=0.5)[0]
+    assert half.sum() == pytest.approx(1)
+    assert half[label2id["neutral"]] == pytest.approx(0.625 / 0.875)
 
 
 def test_the_statistics_teach_the_voice_alone(model, collate, tmp_path):
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
-    trainer = release_joint.FrozenTowerTrainer(model, arguments, voice_teacher=True)
+    trainer = release_joint.FrozenTowerTrainer(model, arguments, calm_weight=0.5)
     subsets = ({"audio": 3}, {"text": 1, "audio": 2}, {"vision": 4}, {"audio": 5})
     batch = collate([{"rows": rows, "label": np.eye(7, dtype=np.float32)[0]} for rows in subsets])
     labels = batch.pop("labels")
@@ -173,7 +176,7 @@ def test_the_statistics_teach_the_voice_alone(model, collate, tmp_path):
     for row in (0, 3):
         clip = collate.corpora.clips[subsets[row]["audio"]]
         logits = voice_logits(model.triemo.audio_tower.encoder, clip[None], torch.ones(1, len(clip), dtype=torch.long))
-        assert torch.allclose(taught[row], release_audio.seven_classes(logits)[0], atol=1e-4)
+        assert torch.allclose(taught[row], release_audio.seven_classes(logits, 0.5)[0], atol=1e-4)
     no_voice = collate([{"rows": {"text": 1}, "label": np.eye(7, dtype=np.float32)[0]}])
     assert trainer.taught(no_voice["labels"], no_voice, model) is no_voice["labels"]
 

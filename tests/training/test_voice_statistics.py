@@ -1,13 +1,11 @@
-"""Fitting and tuning of an audio tower's statistics, on made-up voices."""
+"""Fitting of an audio tower's statistics, on made-up voices."""
 
 import pytest
 import torch
 
 from triemo.modeling import TriemoAudioConfig, TriemoAudioModel
-from triemo.training.release_run import ReleaseRun, trainer_arguments
 from triemo.training.voice_clips import VoiceClips, pad_frames
 from triemo.training.voice_statistics import clip_logits, fit_statistics, standardise_states, voice_logits
-from triemo.training.voice_tuning import TUNING, tune_encoder
 
 
 def tiny_tower(layers: int = 1, **fields) -> TriemoAudioModel:
@@ -38,16 +36,6 @@ def test_fitted_statistics_tell_the_class_and_leave_the_encoder_alone():
     }
 
 
-def test_a_given_temperature_divides_the_logits():
-    given = voices(48)
-    logits = []
-    for temperature in (0.5, 1.0):
-        tower = tiny_tower()
-        assert fit_statistics(tower, given, strength=1.0, temperature=temperature)["temperature"] == temperature
-        logits.append(clip_logits(tower, given.clips))
-    assert torch.allclose(logits[0], 2 * logits[1], atol=1e-4)
-
-
 def test_a_tower_without_a_number_for_each_class_is_refused():
     with pytest.raises(ValueError, match="statistics_size: got 4, expected 8"):
         fit_statistics(tiny_tower(statistics_size=4), voices(16), strength=1.0)
@@ -68,25 +56,3 @@ def test_standardised_states_have_mean_0_and_deviation_1_before_the_statistics_a
     states = [tower(clip[None]).last_hidden_state[0] for clip in given.clips]
     assert torch.allclose(torch.cat(states).mean(0), torch.zeros(16), atol=1e-4)
     assert torch.allclose(torch.cat(states).std(0, unbiased=False), torch.ones(16), atol=1e-3)
-
-
-def tuned(tmp_path, share: float) -> tuple[TriemoAudioModel, dict[str, torch.Tensor]]:
-    """A tower of two layers after one epoch of its upper one, and its weights before."""
-    tower, given = tiny_tower(layers=2), voices(24)
-    fit_statistics(tower, given, strength=1.0)
-    before = {name: value.clone() for name, value in tower.state_dict().items()}
-    run, options = ReleaseRun(output=str(tmp_path), seed=0), {**TUNING, "per_device_train_batch_size": 8}
-    arguments = trainer_arguments(run, "voice", num_train_epochs=1, learning_rate=1e-3, bf16=False, **options)
-    tune_encoder(tower, given, arguments, layers=1, share=share)
-    return tower, before
-
-
-def test_tuning_changes_the_upper_layers_and_the_map_on_the_statistics(tmp_path):
-    tower, before = tuned(tmp_path / "whole", share=1.0)
-    changed = {name for name, value in tower.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed >= {"layers.1.fc1.weight", "statistics.reduce.weight"}
-    assert all(name.startswith(("layers.1.", "statistics.reduce.")) for name in changed)
-    half, _ = tuned(tmp_path / "half", share=0.5)
-    middle = (before["layers.1.fc1.weight"] + tower.layers[1].fc1.weight) / 2
-    assert torch.allclose(half.layers[1].fc1.weight, middle, atol=1e-7)
-    assert all(parameter.requires_grad for parameter in half.parameters()) and not half.training
