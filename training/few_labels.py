@@ -4,12 +4,15 @@
 
 Both arms have the same architecture, the same tenth of each training split (drawn by the seed, class by class) and the
 same steps. Of several `learning_rates` an arm has the one that validation likes best with the first seed; the official
-tests are scored once for each run and choose nothing. Without pretraining the text and audio towers are
-the public encoders and the face tower is random. The pretraining joined sentences, voices and faces by their labels
-(see `configs/pretrain_small.yaml`), so it saw which training clips go together.
+tests are scored once for each run and choose nothing. Without pretraining the text and audio towers are the public
+encoders and the face tower is random. With it, towers, projections and what leads voice and face into the joint
+encoder are the pretrained ones; that encoder itself starts at random in both, unless `--no_new_joint`. The pretraining
+joined sentences, voices and faces by their labels (see `configs/pretrain_small.yaml`), so it saw which training clips
+go together.
 """
 
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -31,6 +34,7 @@ from triemo.training.release_run import ReleaseRun, trainer_arguments
 __all__ = ["FewLabelsRun", "main", "share_of_labels"]
 
 ARMS = ("without", "with")
+_ALIGNED = re.compile(r"(text|audio|vision)_tower\.|_projection\.|(audio|vision)_embedding\.")
 SPLITS = ("train", "validation", "test")
 # Sentences that are scored, and composites of each emotion; of voices and faces all.
 SCORED = {"validation": (700, 20), "test": (1500, 40)}
@@ -47,6 +51,7 @@ class FewLabelsRun(ReleaseRun):
     share: float = field(default=0.1, metadata={"help": "of the labels of each training split"})
     steps: int = field(default=60, metadata={"help": "optimiser steps of 32 examples"})
     learning_rates: str = field(default="3e-4", metadata={"help": "at the peak; of several validation chooses"})
+    new_joint: bool = field(default=True, metadata={"help": "the joint encoder starts at random with pretraining too"})
     seeds: str = field(default="0,1,2", metadata={"help": "of the tenth and of the training"})
 
 
@@ -77,7 +82,7 @@ def main(arguments: list[str] | None = None) -> dict:
         found = [first[chosen[arm]], *(report(arm, seed, chosen[arm]) for seed in seeds[1:])]
         result[arm] = spread([each["test"] for each in found])
     settings = {"share": run.share, "steps": run.steps, "learning_rate": chosen, "seeds": seeds}
-    settings["learning_rates"] = rates
+    settings |= {"learning_rates": rates, "new_joint": run.new_joint}
     write_json(folder / "few_labels.json", {f"{run.share:.0%} of labels": result, "settings": settings})
     print(json.dumps(result, indent=2))
     return result
@@ -126,18 +131,21 @@ def run_arm(
     """UAR by split and by what is heard or seen, after fine-tuning all weights."""
     set_seed(seed)
     head = {"id2label": dict(enumerate(EMOTIONS)), "label2id": label2id}
+    config = TriemoConfig.from_pretrained(run.pretrained, **head)
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "projection_dim")
+    model = TriemoForEmotionClassification.from_encoders_pretrained(
+        text=run.encoder(run.text_encoder),
+        audio=run.encoder(run.audio_encoder),
+        vision_config=config.vision_config,
+        **{name: getattr(config, name) for name in names},
+        **head,
+    )
     if arm == "with":
-        model = TriemoForEmotionClassification.from_pretrained(run.pretrained, dtype=torch.float32, **head)
-    else:
-        config = TriemoConfig.from_pretrained(run.pretrained, **head)
-        names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "projection_dim")
-        model = TriemoForEmotionClassification.from_encoders_pretrained(
-            text=run.encoder(run.text_encoder),
-            audio=run.encoder(run.audio_encoder),
-            vision_config=config.vision_config,
-            **{name: getattr(config, name) for name in names},
-            **head,
-        )
+        found = TriemoForEmotionClassification.from_pretrained(run.pretrained, dtype=torch.float32, **head)
+        weights = found.state_dict()
+        if run.new_joint:
+            weights = {name: value for name, value in weights.items() if _ALIGNED.search(name)}
+        model.load_state_dict(weights, strict=False)
     tokenizer = AutoTokenizer.from_pretrained(run.pretrained)
     rows = {name: share_of_labels(labels, run.share, seed) for name, labels in corpora["train"].labels.items()}
     run.seed = seed
