@@ -50,6 +50,7 @@ def main(arguments: list[str] | None = None) -> dict:
     if run.stage not in ("all", *map(str, range(FOLDS))):
         raise ValueError(f"stage: got {run.stage!r}, expected all or a fold from 0 to {FOLDS - 1}")
     torch.set_num_threads(run.threads)
+    Path(run.output).mkdir(parents=True, exist_ok=True)
     for fold in range(FOLDS) if run.stage == "all" else [int(run.stage)]:
         report = Path(run.output) / f"fold_{fold}.json"
         if not report.exists():

@@ -23,6 +23,7 @@ def runs(monkeypatch) -> list[int]:
 
 
 def test_all_folds_are_averaged_and_none_runs_twice(tmp_path, runs):
+    tmp_path = tmp_path / "not" / "there"
     assert ravdess_folds.main(["--output", str(tmp_path), "--stage", "3"]) == {}
     assert not (tmp_path / "folds.json").exists()
     result = ravdess_folds.main(["--output", str(tmp_path)])
