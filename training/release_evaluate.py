@@ -40,7 +40,7 @@ PROTOCOLS = {
     "PublicTest is the validation split (the epoch was chosen on it), PrivateTest the test; train without "
     "exact duplicates.",
     "ravdess": "voice alone; test actors 21-24, validation 19-20, train 1-18. Seven classes: calm merged into "
-    "neutral, and calm dropped from the test (training merges it in both cases).",
+    "neutral, and calm dropped from the test (training merges it in both cases, at half its weight).",
     "composites": "synthetic: sentence, voice and face of the same emotion joined from the test splits of GoEmotions "
     "and MELD (single-label rows), RAVDESS (actors 21-24) and FER2013 (PrivateTest), "
     f"{PER_CLASS} of each emotion; the seven subsets are scored on the same examples. No such figure says how well "

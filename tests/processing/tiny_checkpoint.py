@@ -42,7 +42,7 @@ def tiny_classifier(**config_fields: Any) -> TriemoForEmotionClassification:
     text.vocab_size = len(tiny_tokenizer())
     fields = {
         "text_config": text,
-        "audio_config": tiny_audio_config(num_mel_bins=80, statistics_size=4),
+        "audio_config": tiny_audio_config(num_mel_bins=80),
         "id2label": dict(enumerate(LABELS)),
         "label2id": {label: index for index, label in enumerate(LABELS)},
         "num_frames": 4,

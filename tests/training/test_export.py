@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_checkpoint import LABELS, tiny_classifier, tiny_processor
-from tiny_models import SUBSETS
+from tiny_models import SUBSETS, tiny_audio_config
 
 pytest.importorskip("onnx", reason="needs the extra `export`")
 pytest.importorskip("onnxscript", reason="needs the extra `export`")
@@ -27,7 +27,8 @@ TOKENS, SAMPLES, FRAMES = (7, 1, 5, 4, 3, 2, 6), (1, 900, 5000, 1, 161, 3333, 12
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return tiny_classifier(calibration_temperature=TEMPERATURES).eval()
+    audio = tiny_audio_config(num_mel_bins=80, statistics_size=4)
+    return tiny_classifier(calibration_temperature=TEMPERATURES, audio_config=audio).eval()
 
 
 @pytest.fixture(scope="module")
