@@ -88,6 +88,12 @@ def main(arguments: list[str] | None = None) -> dict:
     return result
 
 
+def pretrained_weights(model: TriemoForEmotionClassification, new_joint: bool) -> dict[str, torch.Tensor]:
+    """All weights; with `new_joint` those of towers and projections, and of what leads voice and face further."""
+    weights = model.state_dict()
+    return {name: value for name, value in weights.items() if _ALIGNED.search(name)} if new_joint else weights
+
+
 def best_rate(scores: dict[float, dict[str, float]]) -> float:
     """The learning rate whose validation UARs have the highest mean."""
     return max(scores, key=lambda rate: sum(scores[rate].values()))
@@ -142,10 +148,7 @@ def run_arm(
     )
     if arm == "with":
         found = TriemoForEmotionClassification.from_pretrained(run.pretrained, dtype=torch.float32, **head)
-        weights = found.state_dict()
-        if run.new_joint:
-            weights = {name: value for name, value in weights.items() if _ALIGNED.search(name)}
-        model.load_state_dict(weights, strict=False)
+        model.load_state_dict(pretrained_weights(found, run.new_joint), strict=False)
     tokenizer = AutoTokenizer.from_pretrained(run.pretrained)
     rows = {name: share_of_labels(labels, run.share, seed) for name, labels in corpora["train"].labels.items()}
     run.seed = seed

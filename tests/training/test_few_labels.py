@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from tiny_checkpoint import tiny_classifier
 
 from triemo.training import few_labels
-from triemo.training.few_labels import SharedLabels, best_rate, share_of_labels
+from triemo.training.few_labels import SharedLabels, best_rate, pretrained_weights, share_of_labels
 
 LABELS = [[row % 7] for row in range(140)] + [[0, 3]]
 
@@ -30,6 +31,15 @@ def test_only_rows_of_the_share_are_trained_on():
             seen[name].add(row)
             assert item["label"][LABELS[row]].min() > 0
     assert all(seen[name] == set(rows[name]) for name in labels)
+
+
+def test_a_new_joint_encoder_takes_only_what_was_aligned():
+    model = tiny_classifier()
+    taken = {name.removeprefix("triemo.").split(".")[0] for name in pretrained_weights(model, new_joint=True)}
+    modalities = ("text", "audio", "vision")
+    aligned = {f"{name}_{part}" for name in modalities for part in ("tower", "projection")}
+    assert taken == aligned | {"audio_embedding", "vision_embedding"}
+    assert set(pretrained_weights(model, new_joint=False)) == set(model.state_dict())
 
 
 def test_validation_chooses_the_rate():
