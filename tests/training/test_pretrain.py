@@ -238,6 +238,16 @@ def test_what_was_aligned_enters_the_joint_encoder(place):
         assert float(entered.norm()) == pytest.approx(float(was.norm()), rel=0.1)
 
 
+def test_batch_norm_of_a_new_vision_tower_follows_the_batches(place):
+    """The running mean is no parameter: it moves in training mode alone."""
+    name = "triemo.vision_tower.encoder.embedder.embedder.normalization.running_mean"
+    before = load_file(place / "tiny" / "model.safetensors")[name]
+    for new in ("false", "true"):
+        main(arguments(place, f"vision_{new}", new_vision_tower=new, max_steps=1, **BRIEF))
+        after = load_file(place / f"vision_{new}" / "model.safetensors")[name]
+        assert torch.equal(before, after) == (new == "false")
+
+
 def test_subsets_of_composites():
     assert subset_weights("text+audio, text+vision:4") == (0, 0, 0, 1, 4, 0, 0)
     for text, message in (
