@@ -59,7 +59,16 @@ def metrics() -> dict[str, Any]:
             "subgroups": {"ravdess_gender": {"male": {"uar": 0.72, "samples": 120}, "female": {"uar": 0.74}}},
             "calibration_temperatures": {"text": 1.31, "audio": 0.87},
             "ravdess_five_folds": {"accuracy": [0.8, 0.79, 0.74, 0.75, 0.67], "uar": {"mean": 0.74, "std": 0.03}},
-            "pretraining": {"10 %": {"with": {"uar": {"mean": 0.55, "spread": 0.01}}, "without": {"uar": 0.5}}},
+            "pretraining": {
+                "few_labels": {
+                    "10% of labels": {
+                        "with": {"audio": {"uar": {"mean": 0.55, "standard_deviation": 0.01}}},
+                        "without": {"audio": {"uar": {"mean": 0.5, "standard_deviation": 0.02}}},
+                    },
+                    "settings": {"steps": 60},
+                },
+                "zero_shot": {"zero_shot": {"fer2013": {"vision": {"chance": 0.143, "all": {"uar": 0.326}}}}},
+            },
         },
     }
 
@@ -105,7 +114,8 @@ def test_what_was_measured_has_a_row_and_what_was_not_has_none(metrics):
     assert "| anger | 100 | 0.500 | 0.600 | 0.545 |" in whole
     assert "| male | 120 | 0.720 |\n| female | - | 0.740 |" in whole
     assert "| accuracy | 0.750 ± 0.051 over 5 |\n| uar | 0.740 ± 0.030 |" in whole
-    assert "| 10 %, with, uar | 0.550 ± 0.010 |" in whole and "| audio | 0.870 |" in whole
+    assert "| audio | 0.500 ± 0.020 | 0.550 ± 0.010 |" in whole and "| audio | 0.870 |" in whole
+    assert "| fer2013, vision | all | 0.326 |" in whole and "steps" not in whole
 
     for name in list(metrics["figures"]):
         fewer = copy.deepcopy(metrics)

@@ -87,12 +87,33 @@ def details_table(metrics: Mapping[str, Any]) -> str:
     for name, title in (
         ("calibration_temperatures", "Calibration temperatures"),
         ("ravdess_five_folds", "RAVDESS, five folds of actors"),
-        ("pretraining", "Few labels, with and without pretraining"),
     ):
         rows = [(path.replace("_", " "), shown) for path, shown in _leaves(find_group(metrics, name))]
         if rows:
             parts.append(f"### {title}\n\n{_table(('', 'value'), rows)}")
+    parts += _pretraining_tables(find_group(metrics, "pretraining"))
     return "\n\n".join(parts)
+
+
+def _pretraining_tables(pretraining: Mapping[str, Any]) -> Iterator[str]:
+    """Few labels by share, without beside with pretraining; and zero-shot by corpus and wording."""
+    for share, arms in pretraining.get("few_labels", {}).items():
+        if "with" in arms:
+            rows = [
+                (name, *(next(shown for _, shown in _leaves(arms[arm][name])) for arm in ("without", "with")))
+                for name in arms["without"]
+            ]
+            header = ("UAR", "without pretraining", "with")
+            yield f"### Fine-tuning on {share}, with and without pretraining\n\n{_table(header, rows)}"
+    rows = [
+        (f"{corpus}, {modality}", wording, _shown(scores["uar"]))
+        for corpus, modalities in pretraining.get("zero_shot", {}).get("zero_shot", {}).items()
+        for modality, wordings in modalities.items()
+        for wording, scores in wordings.items()
+        if isinstance(scores, Mapping)
+    ]
+    if rows:
+        yield f"### Pretrained: zero-shot, chance 0.143\n\n{_table(('test', 'sentences', 'UAR'), rows)}"
 
 
 def figure_rows(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, str, float]]:
@@ -167,12 +188,14 @@ def _scores_table(first: str, groups: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _leaves(values: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Every figure in nested dicts; a list of several, or a mean with its spread, is one figure."""
-    spread = values.get("std", values.get("spread")) if isinstance(values, Mapping) else None
+    spreads = ("std", "spread", "standard_deviation")
+    spread = next((values[name] for name in spreads if name in values), None) if isinstance(values, Mapping) else None
     if isinstance(values, Mapping) and "mean" in values and isinstance(spread, int | float):
         yield path, f"{_shown(values['mean'])} ± {_shown(spread)}"
     elif isinstance(values, Mapping):
         for name, value in values.items():
-            yield from _leaves(value, f"{path}, {name}" if path else str(name))
+            if name not in ("settings", "seed"):
+                yield from _leaves(value, f"{path}, {name}" if path else str(name))
     elif isinstance(values, list) and len(values) > 1 and all(isinstance(value, int | float) for value in values):
         yield path, f"{fmean(values):.3f} ± {stdev(values):.3f} over {len(values)}"
     elif isinstance(values, int | float):
