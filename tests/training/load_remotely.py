@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from load_pcm import read_pcm
+
 JOB = json.loads(Path(sys.argv[1]).read_text("utf-8"))
 for blocked in JOB["blocked"]:
     sys.modules[blocked] = None  # type: ignore[assignment]  # to an import as if it were not installed
@@ -46,6 +48,7 @@ if "sample" in JOB:
     save_file(dict(AutoProcessor.from_pretrained(REPO, **TRUST)(**JOB["sample"])), JOB["tensors"])
 for task, input_ in JOB["pipelines"].items():
     pipe = pipeline(task, model=REPO, top_k=7, **TRUST)
+    input_ = read_pcm(input_) if task == "audio-classification" else input_
     results["scores"][task] = pipe(input_)
     if task == JOB.get("save_again"):
         pipe.save_pretrained(JOB["saved"])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from load_pcm import read_pcm
 from media_files import sine, write_clip, write_sound
 from PIL import Image
 from skimage import data
@@ -109,7 +110,8 @@ def logits_here(repo: Path, tensors: dict[str, torch.Tensor]) -> dict[str, list]
 
 def scores_here(repo: Path, files: dict[str, str]) -> dict[str, Any]:
     here = {TASK: {"pipeline_class": MultimodalEmotionRecognitionPipeline}}
+    inputs = pipelines(files) | {"audio-classification": read_pcm(files["sound"])}
     return {
         task: pipeline(task, model=str(repo), top_k=7, **here.get(task, {}))(input_)
-        for task, input_ in pipelines(files).items()
+        for task, input_ in inputs.items()
     }
