@@ -112,6 +112,5 @@ def scores_here(repo: Path, files: dict[str, str]) -> dict[str, Any]:
     here = {TASK: {"pipeline_class": MultimodalEmotionRecognitionPipeline}}
     inputs = pipelines(files) | {"audio-classification": read_pcm(files["sound"])}
     return {
-        task: pipeline(task, model=str(repo), top_k=7, **here.get(task, {}))(input_)
-        for task, input_ in inputs.items()
+        task: pipeline(task, model=str(repo), top_k=7, **here.get(task, {}))(input_) for task, input_ in inputs.items()
     }
