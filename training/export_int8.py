@@ -4,7 +4,7 @@ Two ways, by the place of a weight in the model; which way is chosen by the nois
 the corpora (`tests/benchmarks/bench_onnx.py --agreement` measures it again):
 
 - Products in int8 (onnxruntime's dynamic quantisation: weights in int8 by output channel, activations in uint8 by
-  tensor) in the audio tower's queries and first feed-forward layers, in the joint encoder and in the fusion.
+  tensor) in the audio tower's queries and feed-forward layers, in the joint encoder and in the fusion.
 - Weights stored in int8, in blocks along the input that share a scale, and products in float32, in the text tower,
   whose activations have outliers that one scale cannot hold, in convolutions, and in what the audio tower averages
   over a whole clip, where an error of a weight does not average out. The runtime expands them once, when it loads the
@@ -28,7 +28,7 @@ __all__ = ["MODULE_OF", "quantize_int8", "scope_of"]
 
 BLOCKS = (32, 16)  # values that share a scale; the first that divides the length
 # The last part of PyTorch's name of the module that a product belongs to.
-IN_INT8 = re.compile(r"(audio_tower\..*\.(q_proj|fc1)|triemo\.layers\..*|fusion\..*)$")
+IN_INT8 = re.compile(r"(audio_tower\..*\.(q_proj|fc1|fc2)|triemo\.layers\..*|fusion\..*)$")
 IN_FLOAT = re.compile(
     r"(audio_tower\..*\.(v_proj|out_proj)|front_end.*|classifier.*|.*_projection|.*_embedding\.projection)$"
 )
