@@ -7,6 +7,7 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 __all__ = [
     "best_thresholds",
+    "calibrated_error",
     "classification_scores",
     "expected_calibration_error",
     "fit_temperature",
@@ -65,6 +66,18 @@ def expected_calibration_error(
         abs(right[which == b].mean() - confidence[which == b].mean()) * (which == b).mean() for b in np.unique(which)
     ]
     return float(sum(gaps))
+
+
+def calibrated_error(logits: np.ndarray, temperature: float = 1.0, seed: int = 0, draws: int = 200) -> float:
+    """
+    Expected calibration error that these very probabilities would have if they were right: the mean over labels that
+    are drawn from them. It is not zero, since a bin of few rows is never hit exactly, and it grows as rows get fewer
+    (Roelofs et al., 2022); an error near it says nothing against a model.
+    """
+    logits = np.asarray(logits)
+    probabilities = torch.softmax(torch.as_tensor(logits).double() / temperature, -1)
+    drawn = torch.multinomial(probabilities, draws, replacement=True, generator=torch.Generator().manual_seed(seed))
+    return float(np.mean([expected_calibration_error(logits, column, temperature) for column in drawn.T.numpy()]))
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:

@@ -62,8 +62,9 @@ def figures_table(metrics: Mapping[str, Any]) -> str:
         (test, measure, f"{value:.3f}", interval(metrics, path) or "-")
         for path, test, measure, value in figure_rows(metrics)
     ]
-    measure = "expected calibration error, before / after temperature"
     for name, error in sorted(find_group(metrics, CALIBRATION).items()):
+        least = f" ({error['if_calibrated']:.3f} if calibrated perfectly)" if "if_calibrated" in error else ""
+        measure = f"expected calibration error, before / after temperature{least}"
         rows.append((_MODALITY_TESTS.get(name, name), measure, f"{error['before']:.3f} / {error['after']:.3f}", "-"))
     tables = [_table(("test", "measure", "value", "95 % interval"), rows)] if rows else []
     subsets = [(name, f"{scores['uar']:.3f}", f"{scores['accuracy']:.3f}") for name, _, scores in subset_rows(metrics)]

@@ -19,6 +19,7 @@ from triemo.training.corpora import RAVDESS_SPLITS, corpus_hash
 from triemo.training.emotion_metric import EmotionMetric
 from triemo.training.emotion_metrics import (
     best_thresholds,
+    calibrated_error,
     classification_scores,
     expected_calibration_error,
     multi_label_scores,
@@ -47,7 +48,9 @@ PROTOCOLS = {
     "real clips are read.",
     "calibration": "one temperature for each subset: of a single modality fitted on the official validation splits "
     "(each corpus counts alike), of pairs and all three on synthetic composites of validation examples; expected "
-    "calibration error with 15 equal-width bins on the tests named above (calm merged, rows of one label).",
+    "calibration error with 15 equal-width bins on the tests named above (calm merged, rows of one label). "
+    "if_calibrated: the error's mean over 200 draws of the labels from the model's own probabilities, which is what "
+    "perfectly calibrated probabilities give on as many rows.",
 }
 
 
@@ -135,6 +138,15 @@ def calibrate(measured: Measured, composites: dict[str, torch.Tensor], labels: l
         logits, ids = (np.concatenate(column) for column in zip(*found, strict=True))
         temperatures[subset] = calibration_temperature(logits, ids, weights) or 1.0
     return temperatures
+
+
+def calibration_errors(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict[str, float]:
+    """Before and after the temperature, and what as many rows give if the probabilities after it are right."""
+    return {
+        "before": expected_calibration_error(logits, labels),
+        "after": expected_calibration_error(logits, labels, temperature),
+        "if_calibrated": calibrated_error(logits, temperature),
+    }
 
 
 def detailed(logits: np.ndarray, labels: np.ndarray, groups: list[str] | None = None) -> dict[str, Any]:
@@ -229,10 +241,7 @@ def figures(
             name: classification_scores(values, composite_labels) for name, values in composites.items()
         },
         "expected_calibration_error": {
-            name: {
-                "before": expected_calibration_error(*tops[corpus]),
-                "after": expected_calibration_error(*tops[corpus], temperature=temperatures[name.split("_")[0]]),
-            }
+            name: calibration_errors(*tops[corpus], temperatures[name.split("_")[0]])
             for name, corpus in errors.items()
         },
         "per_class": {corpus: found["per_class"] for corpus, found in details.items()},

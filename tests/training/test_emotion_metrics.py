@@ -4,6 +4,7 @@ import torch
 
 from triemo.training.emotion_metrics import (
     best_thresholds,
+    calibrated_error,
     classification_scores,
     expected_calibration_error,
     fit_temperature,
@@ -29,6 +30,14 @@ def test_calibration_error_by_hand():
     probabilities = np.array([[0.75, 0.25], [0.75, 0.25], [0.95, 0.05], [0.95, 0.05]])
     error = expected_calibration_error(np.log(probabilities), np.array([0, 1, 0, 0]))
     assert error == pytest.approx(0.5 * 0.25 + 0.5 * 0.05)
+
+
+def test_error_of_calibrated_probabilities_shrinks_with_rows():
+    """One bin of confidence 0.5: the gap's mean is that of |hits / N - 0.5|, sqrt(1 / (2 pi N)) for many rows N."""
+    for rows in (100, 10000):
+        found = calibrated_error(np.zeros((rows, 2)), draws=500)
+        assert found == pytest.approx((1 / (2 * np.pi * rows)) ** 0.5, rel=0.1)
+    assert calibrated_error(np.array([[0.0, 100.0]] * 50)) == pytest.approx(0)
 
 
 def test_temperature_is_recovered():
