@@ -8,7 +8,8 @@ import evaluate
 import numpy as np
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
-from triemo.training.emotion_metrics import classification_scores, expected_calibration_error
+from triemo.training.calibration import expected_calibration_error
+from triemo.training.class_scores import classification_scores
 
 __all__ = ["EmotionMetric", "lower_is_better", "scores_for_trainer"]
 

@@ -24,8 +24,8 @@ import torch
 from transformers import AutoTokenizer, HfArgumentParser, PreTrainedTokenizerBase, Trainer, set_seed
 
 from triemo.modeling import TriemoConfig, TriemoForEmotionClassification
+from triemo.training.class_scores import classification_scores
 from triemo.training.composites import CompositeDataset, draw_composites, item_classes
-from triemo.training.emotion_metrics import classification_scores
 from triemo.training.finetune_folder import write_json
 from triemo.training.label_maps import EMOTIONS, label2id
 from triemo.training.release_joint import Corpora, TriModalCollator, predict_logits, single_modality

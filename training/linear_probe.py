@@ -8,9 +8,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from triemo.training.class_scores import classification_scores
 from triemo.training.composites import SUBSETS
 from triemo.training.embeddings import Embedded
-from triemo.training.emotion_metrics import classification_scores
 
 __all__ = ["linear_probe_scores"]
 

@@ -17,8 +17,8 @@ import yaml
 from sklearn.metrics import f1_score
 from transformers import HfArgumentParser
 
+from triemo.training.class_scores import classification_scores
 from triemo.training.corpora import load_ravdess
-from triemo.training.emotion_metrics import classification_scores
 from triemo.training.finetune_folder import write_json
 from triemo.training.label_maps import RAVDESS_LABELS
 from triemo.training.release_audio import build_tower

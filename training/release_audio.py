@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from triemo.modeling import TriemoAudioModel
+from triemo.training.class_scores import classification_scores
 from triemo.training.corpora import load_ravdess
-from triemo.training.emotion_metrics import classification_scores
 from triemo.training.label_maps import RAVDESS_LABELS, label2id, map_label
 from triemo.training.release_run import ReleaseRun
 from triemo.training.voice_clips import VoiceClips

@@ -13,17 +13,11 @@ from transformers import AutoTokenizer
 
 from triemo.modeling import TriemoForEmotionClassification
 from triemo.processing import TriemoFeatureExtractor, TriemoImageProcessor, TriemoProcessor
-from triemo.training.calibration import calibration_temperature
+from triemo.training.calibration import calibrated_error, calibration_temperature, expected_calibration_error
+from triemo.training.class_scores import best_thresholds, classification_scores, multi_label_scores
 from triemo.training.composites import draw_composites, item_classes
 from triemo.training.corpora import RAVDESS_SPLITS, corpus_hash
 from triemo.training.emotion_metric import EmotionMetric
-from triemo.training.emotion_metrics import (
-    best_thresholds,
-    calibrated_error,
-    classification_scores,
-    expected_calibration_error,
-    multi_label_scores,
-)
 from triemo.training.finetune_folder import write_json
 from triemo.training.label_maps import EMOTIONS, LABEL_MAP_VERSION
 from triemo.training.release_joint import Corpora, TriModalCollator, predict_logits, single_modality, subset_logits

@@ -12,9 +12,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer
 
 from triemo.modeling import TriemoForEmotionClassification
 from triemo.training.augmentation import augment_faces, augment_log_mel, normalise_faces, warp_log_mel
+from triemo.training.class_scores import classification_scores
 from triemo.training.composites import SUBSETS, CompositeDataset, draw_composites, item_classes
 from triemo.training.corpora import load_fer2013, load_ravdess
-from triemo.training.emotion_metrics import classification_scores
 from triemo.training.label_maps import EMOTIONS, label2id, to_soft_target
 from triemo.training.release_audio import seven_classes
 from triemo.training.release_run import ReleaseRun, train_resumable, trainer_arguments

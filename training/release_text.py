@@ -7,8 +7,8 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from transformers import AutoModel, AutoTokenizer, DataCollatorWithPadding, Trainer
 
+from triemo.training.class_scores import classification_scores, multi_label_scores
 from triemo.training.corpus_registry import load_corpus
-from triemo.training.emotion_metrics import classification_scores, multi_label_scores
 from triemo.training.label_maps import EMOTIONS, label2id, to_soft_target
 from triemo.training.pooled_classifier import PooledClassifier
 from triemo.training.release_run import ReleaseRun, train_resumable, trainer_arguments

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from transformers import ResNetConfig, ResNetForImageClassification, Trainer
 
 from triemo.training.augmentation import augment_faces, mix_up, normalise_faces, one_hot
+from triemo.training.class_scores import classification_scores
 from triemo.training.corpora import fer2013_pixels, load_fer2013
-from triemo.training.emotion_metrics import classification_scores
 from triemo.training.label_maps import EMOTIONS, label2id
 from triemo.training.release_run import ReleaseRun, train_resumable, trainer_arguments
 

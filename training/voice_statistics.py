@@ -15,7 +15,8 @@ from torch import nn
 
 from triemo.modeling import TriemoAudioModel
 from triemo.modeling.audio_tower_triemo import statistics_pooling, voiced_steps
-from triemo.training.emotion_metrics import classification_scores, fit_temperature
+from triemo.training.calibration import fit_temperature
+from triemo.training.class_scores import classification_scores
 from triemo.training.voice_clips import VoiceClips, pad_frames
 
 __all__ = ["clip_logits", "fit_statistics", "standardise_states", "voice_logits"]

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from triemo.training.class_scores import classification_scores
 from triemo.training.embeddings import Embedded
-from triemo.training.emotion_metrics import classification_scores
 
 __all__ = ["SENTENCES", "class_vectors", "read_sentences", "sentence_scores", "zero_shot_scores"]
 
