@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,15 @@ from triemo.serving.make_screenshot import find_browser, open_browser, resize_wi
 PHONE = (390, 844)
 DESKTOP = (1280, 900)
 SENTENCE = "oh wow you really came !"
+PARTS = 8  # of a recording, each 0.2 s or longer
+COUNT_RECORDED = """
+    window.recordedParts = 0;
+    const start = MediaRecorder.prototype.start;
+    MediaRecorder.prototype.start = function (...options) {
+        this.addEventListener("dataavailable", (event) => { window.recordedParts += event.data.size > 0 });
+        return start.apply(this, options);
+    };
+"""
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +160,10 @@ def test_record_from_camera_and_microphone(visit):
     wait_until(page, lambda: "Access Webcam" in page.find_element(By.TAG_NAME, "body").text)
     press(page, "Click to Access Webcam")
     wait_until(page, lambda: page.find_elements(By.CSS_SELECTOR, "[aria-label='start recording']"))
+    page.execute_script(COUNT_RECORDED)
     page.find_element(By.CSS_SELECTOR, "[aria-label='start recording']").click()
-    time.sleep(1.5)
+    # The page keeps what the recorder has handed out by the time of the click, which on a busy machine may be nothing.
+    wait_until(page, lambda: page.execute_script("return window.recordedParts") >= PARTS)
     press(page, "Stop")
     wait_until(page, files_of_visitors)
     press(page, "Read")
