@@ -165,7 +165,9 @@ def test_record_from_camera_and_microphone(visit):
     # The page keeps what the recorder has handed out by the time of the click, which on a busy machine may be nothing.
     wait_until(page, lambda: page.execute_script("return window.recordedParts") >= PARTS)
     press(page, "Stop")
-    wait_until(page, files_of_visitors)
+    # The file is on the server before the page has its name.
+    wait_until(page, lambda: page.find_elements(By.CSS_SELECTOR, "video[src*='/file=']"))
+    assert files_of_visitors()
     press(page, "Read")
     shown = result(page, ".triemo-lead, .triemo-problem")
     assert "No face was found" in shown and "Read from voice." in shown, shown
