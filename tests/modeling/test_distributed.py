@@ -19,14 +19,26 @@ assert dist.get_world_size() == 2, dist.get_world_size()
 model = tiny_model().train()
 for name in ("text", "audio", "vision"):
     model.triemo.tower(name).encoder.eval()
-wrapped = torch.nn.parallel.DistributedDataParallel(model)  # find_unused_parameters=False: all must be used
+if sys.argv[2] == "ddp":
+    wrapped = torch.nn.parallel.DistributedDataParallel(model)  # find_unused_parameters=False: all must be used
+else:
+    from torch.distributed.fsdp import fully_shard
+    mesh = dist.init_device_mesh("cpu", (2,))
+    for module in list(model.modules()):
+        if type(module).__name__ in ("TriemoEncoderLayer", "BertLayer"):
+            fully_shard(module, mesh=mesh)
+    wrapped = fully_shard(model, mesh=mesh)
+    assert all(parameter.to_local().numel() < parameter.numel() for parameter in model.parameters() if len(parameter) > 1)
 torch.manual_seed(dist.get_rank())
 inputs = text_inputs() if dist.get_rank() == 0 else {**audio_inputs(), **vision_inputs()}
 for _ in range(2):
     wrapped.zero_grad()
+    torch.manual_seed(dist.get_rank())
     wrapped(**inputs, labels=torch.tensor([0, 5])).loss.backward()
-missing = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm().item()
+gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+missing = [name for name, gradient in gradients.items() if gradient is None]
+whole = [getattr(g, "full_tensor", lambda g=g: g)() for g in gradients.values() if g is not None]
+norm = torch.stack([gradient.norm() for gradient in whole]).norm().item()
 if dist.get_rank() == 0:
     print(json.dumps({"missing": missing, "norm": norm}))
 dist.barrier()
@@ -37,17 +49,29 @@ dist.destroy_process_group()
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="no gloo backend")
 def test_ranks_with_different_modalities_train_together(tmp_path):
+    """Under DDP and, weights spread over the processes, under FSDP2: with the same gradients."""
     script = tmp_path / "two_ranks.py"
     script.write_text(SCRIPT)
-    run = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
-        + ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(script), str(Path(__file__).parent)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    result = json.loads(run.stdout.strip().splitlines()[-1])
-    assert result["missing"] == []
-    assert 0 < result["norm"] < float("inf")
+    results = {}
+    for how in ("ddp", "fsdp2"):
+        run = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+            + [
+                "--rdzv_backend",
+                "c10d",
+                "--rdzv_endpoint",
+                "localhost:0",
+                str(script),
+                str(Path(__file__).parent),
+                how,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert run.returncode == 0, run.stderr[-3000:]
+        results[how] = json.loads(run.stdout.strip().splitlines()[-1])
+        assert results[how]["missing"] == []
+        assert 0 < results[how]["norm"] < float("inf")
+    assert results["fsdp2"]["norm"] == pytest.approx(results["ddp"]["norm"], rel=1e-4)
