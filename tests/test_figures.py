@@ -62,6 +62,12 @@ def metrics() -> dict[str, Any]:
             "subgroups": {"ravdess_gender": {"male": {"uar": 0.72, "samples": 120}, "female": {"uar": 0.74}}},
             "calibration_temperatures": {"text": 1.31, "audio": 0.87},
             "ravdess_five_folds": {"accuracy": [0.8, 0.79, 0.74, 0.75, 0.67], "uar": {"mean": 0.74, "std": 0.03}},
+            "meld_fine_tuned": {
+                "full": {
+                    "test": {"meld": {"weighted_f1": {"mean": 0.62, "standard_deviation": 0.004}}},
+                    "settings": {"seeds": [1, 2, 3], "lora": False},
+                }
+            },
             "pretraining": {
                 "few_labels": {
                     "10% of labels": {
@@ -118,6 +124,7 @@ def test_what_was_measured_has_a_row_and_what_was_not_has_none(metrics):
     assert "| anger | 100 | 0.500 | 0.600 | 0.545 |" in whole
     assert "| male | 120 | 0.720 |\n| female | - | 0.740 |" in whole
     assert "| accuracy | 0.750 ± 0.051 over 5 |\n| uar | 0.740 ± 0.030 |" in whole
+    assert "| full, test, meld, weighted f1 | 0.620 ± 0.004 |" in whole and "seeds" not in whole
     assert "| audio | 0.500 ± 0.020 | 0.550 ± 0.010 |" in whole and "| audio | 0.870 |" in whole
     assert "| fer2013, vision | all | 0.326 |" in whole and "steps" not in whole
 

@@ -88,6 +88,7 @@ def details_table(metrics: Mapping[str, Any]) -> str:
     for name, title in (
         ("calibration_temperatures", "Calibration temperatures"),
         ("ravdess_five_folds", "RAVDESS, five folds of actors"),
+        ("meld_fine_tuned", "MELD, words alone, after fine-tuning on it"),
     ):
         rows = [(path.replace("_", " "), shown) for path, shown in _leaves(find_group(metrics, name))]
         if rows:
