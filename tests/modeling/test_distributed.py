@@ -28,7 +28,7 @@ else:
         if type(module).__name__ in ("TriemoEncoderLayer", "BertLayer"):
             fully_shard(module, mesh=mesh)
     wrapped = fully_shard(model, mesh=mesh)
-    assert all(parameter.to_local().numel() < parameter.numel() for parameter in model.parameters() if len(parameter) > 1)
+    assert all(p.to_local().numel() < p.numel() for p in model.parameters() if len(p) > 1)
 torch.manual_seed(dist.get_rank())
 inputs = text_inputs() if dist.get_rank() == 0 else {**audio_inputs(), **vision_inputs()}
 for _ in range(2):
