@@ -52,6 +52,7 @@ def seed_spread(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
             raise ValueError(
                 f"seed {seed}: got test scores of {sorted(result['test'])}, expected {sorted(first['test']) or 'some'}"
             )
+    shown = [name for name in _SHOWN if first["arguments"].get("lora") or not name.startswith("lora_")]
     test = {
         corpus: {
             measure: _spread([result["test"][corpus][measure] for result in results])
@@ -63,7 +64,7 @@ def seed_spread(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "test": test,
         "trained_share": first["trained_parameters"] / first["parameters"],
-        "settings": {"seeds": seeds, **{name: first["arguments"].get(name) for name in _SHOWN}},
+        "settings": {"seeds": seeds, **{name: first["arguments"].get(name) for name in shown}},
     }
 
 
