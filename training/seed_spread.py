@@ -28,8 +28,8 @@ def seed_spread(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         results: what `results.json` of each run holds.
 
     Returns:
-        `{"test": {corpus: {measure: {"mean", "standard_deviation"}}}, "seeds", "trained_share", "settings"}`; the
-        deviation is that of a sample.
+        `{"test": {corpus: {measure: {"mean", "standard_deviation"}}}, "trained_share", "settings"}`, the seeds
+        among the settings; the deviation is that of a sample.
 
     Raises:
         ValueError: with fewer than two runs, with a seed twice, with runs that differ in another argument, and with a
