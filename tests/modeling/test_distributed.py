@@ -37,10 +37,10 @@ for _ in range(2):
     wrapped(**inputs, labels=torch.tensor([0, 5])).loss.backward()
 gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
 missing = [name for name, gradient in gradients.items() if gradient is None]
-whole = [getattr(g, "full_tensor", lambda g=g: g)() for g in gradients.values() if g is not None]
-norm = torch.stack([gradient.norm() for gradient in whole]).norm().item()
+whole = {n: getattr(g, "full_tensor", lambda g=g: g)() for n, g in gradients.items() if g is not None}
+norms = {name: gradient.norm().item() for name, gradient in whole.items()}
 if dist.get_rank() == 0:
-    print(json.dumps({"missing": missing, "norm": norm}))
+    print(json.dumps({"missing": missing, "norms": norms}))
 dist.barrier()
 del wrapped  # it holds the group, whose threads must have ended before the process does
 dist.destroy_process_group()
@@ -49,7 +49,7 @@ dist.destroy_process_group()
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="no gloo backend")
 def test_ranks_with_different_modalities_train_together(tmp_path):
-    """Under DDP and, weights spread over the processes, under FSDP2: with the same gradients."""
+    """Under DDP and, weights spread over the processes, under FSDP2: every gradient has the same norm."""
     script = tmp_path / "two_ranks.py"
     script.write_text(SCRIPT)
     results = {}
@@ -73,5 +73,6 @@ def test_ranks_with_different_modalities_train_together(tmp_path):
         assert run.returncode == 0, run.stderr[-3000:]
         results[how] = json.loads(run.stdout.strip().splitlines()[-1])
         assert results[how]["missing"] == []
-        assert 0 < results[how]["norm"] < float("inf")
-    assert results["fsdp2"]["norm"] == pytest.approx(results["ddp"]["norm"], rel=1e-4)
+    norms = {how: result["norms"] for how, result in results.items()}
+    assert 0 < max(norms["ddp"].values()) < float("inf")
+    assert norms["fsdp2"] == pytest.approx(norms["ddp"], rel=1e-3, abs=1e-6)
