@@ -1,10 +1,12 @@
-"""Scores of class predictions, all from scikit-learn, and the thresholds of several labels at once."""
+"""Scores of class predictions, all from scikit-learn, their spread over runs, and thresholds of several labels."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-__all__ = ["best_thresholds", "classification_scores", "multi_label_scores"]
+__all__ = ["best_thresholds", "classification_scores", "mean_and_deviation", "multi_label_scores"]
 
 
 def classification_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -45,3 +47,8 @@ def multi_label_scores(
     scores = torch.softmax(torch.as_tensor(np.asarray(logits)).double(), -1).numpy()
     thresholds = best_thresholds(scores, targets) if thresholds is None else thresholds
     return {"macro_f1": float(f1_score(targets, scores >= thresholds, average="macro", zero_division=0))}
+
+
+def mean_and_deviation(values: Sequence[float], of_sample: bool = True) -> dict[str, float]:
+    """`{"mean", "standard_deviation"}` of a score over runs, the deviation that of a sample or of exactly these."""
+    return {"mean": float(np.mean(values)), "standard_deviation": float(np.std(values, ddof=int(of_sample)))}

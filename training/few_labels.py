@@ -24,7 +24,7 @@ import torch
 from transformers import AutoTokenizer, HfArgumentParser, PreTrainedTokenizerBase, Trainer, set_seed
 
 from triemo.modeling import TriemoConfig, TriemoForEmotionClassification
-from triemo.training.class_scores import classification_scores
+from triemo.training.class_scores import classification_scores, mean_and_deviation
 from triemo.training.composites import CompositeDataset, draw_composites, item_classes
 from triemo.training.finetune_folder import write_json
 from triemo.training.label_maps import EMOTIONS, label2id
@@ -102,7 +102,7 @@ def best_rate(scores: dict[float, dict[str, float]]) -> float:
 def spread(found: list[dict[str, float]]) -> dict[str, dict]:
     """`{row: {"uar": {"mean", "standard_deviation"}}}` over seeds; the deviation is that of a sample."""
     return {
-        name: {"uar": {"mean": float(np.mean(values)), "standard_deviation": float(np.std(values, ddof=1))}}
+        name: {"uar": mean_and_deviation(values)}
         for name, values in ((name, [scores[name] for scores in found]) for name in found[0])
     }
 

@@ -17,7 +17,7 @@ import yaml
 from sklearn.metrics import f1_score
 from transformers import HfArgumentParser
 
-from triemo.training.class_scores import classification_scores
+from triemo.training.class_scores import classification_scores, mean_and_deviation
 from triemo.training.corpora import load_ravdess
 from triemo.training.finetune_folder import write_json
 from triemo.training.label_maps import RAVDESS_LABELS
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> dict:
     result = {"folds": folds, "seed": run.seed, "settings": settings}
     for key in ("accuracy", "uar", "calm_dropped_weighted_f1"):
         values = [fold[key] for fold in folds]
-        result[key] = {"mean": float(np.mean(values)), "standard_deviation": float(np.std(values))}
+        result[key] = mean_and_deviation(values, of_sample=False)
     write_json(Path(run.output) / "folds.json", result)
     print(json.dumps({key: result[key] for key in ("accuracy", "uar", "calm_dropped_weighted_f1")}, indent=2))
     return result

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from triemo.training.class_scores import mean_and_deviation
 from triemo.training.finetune_folder import write_json
 
 __all__ = ["main", "seed_spread"]
@@ -55,7 +54,7 @@ def seed_spread(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     shown = [name for name in _SHOWN if first["arguments"].get("lora") or not name.startswith("lora_")]
     test = {
         corpus: {
-            measure: _spread([result["test"][corpus][measure] for result in results])
+            measure: mean_and_deviation([result["test"][corpus][measure] for result in results])
             for measure in scores
             if measure not in ("samples", "loss")
         }
@@ -66,10 +65,6 @@ def seed_spread(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "trained_share": first["trained_parameters"] / first["parameters"],
         "settings": {"seeds": seeds, **{name: first["arguments"].get(name) for name in shown}},
     }
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "standard_deviation": float(np.std(values, ddof=1))}
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:

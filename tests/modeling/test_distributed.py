@@ -1,13 +1,11 @@
 """Two gloo processes whose batches lack different modalities: nothing waits for ever, nothing is unused."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from two_processes import run_two_processes
 
 SCRIPT = """
 import json, sys, torch, torch.distributed as dist
@@ -54,24 +52,8 @@ def test_ranks_with_different_modalities_train_together(tmp_path):
     script.write_text(SCRIPT)
     results = {}
     for how in ("ddp", "fsdp2"):
-        run = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
-            + [
-                "--rdzv_backend",
-                "c10d",
-                "--rdzv_endpoint",
-                "localhost:0",
-                str(script),
-                str(Path(__file__).parent),
-                how,
-            ],
-            capture_output=True,
-            text=True,
-            timeout=240,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert run.returncode == 0, run.stderr[-3000:]
-        results[how] = json.loads(run.stdout.strip().splitlines()[-1])
+        printed = run_two_processes(script, Path(__file__).parent, how, timeout=240)
+        results[how] = json.loads(printed.strip().splitlines()[-1])
         assert results[how]["missing"] == []
     norms = {how: result["norms"] for how, result in results.items()}
     assert 0 < max(norms["ddp"].values()) < float("inf")

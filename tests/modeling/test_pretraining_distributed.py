@@ -1,15 +1,13 @@
 """The same global batch on one process and on two: the same loss and the same gradients."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_pretraining import batch_of_five, gradients, pretraining_model
+from two_processes import run_two_processes
 
 # Five rows as three and two (all masked tokens but one on the first process), then as four and one, where the second
 # process has neither text nor masked tokens.
@@ -67,17 +65,8 @@ KINDS = {
 def test_two_processes_give_the_loss_and_the_gradients_of_one(tmp_path):
     script = tmp_path / "two_ranks.py"
     script.write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
-    command += ["--rdzv_endpoint", "localhost:0", str(script), str(Path(__file__).parent), str(tmp_path)]
-    run = subprocess.run(
-        [*command, json.dumps(KINDS)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    found = json.loads(run.stdout.strip().splitlines()[-1])
+    printed = run_two_processes(script, Path(__file__).parent, tmp_path, json.dumps(KINDS), timeout=300)
+    found = json.loads(printed.strip().splitlines()[-1])
     assert len(found) == len(KINDS) * 4
     for kind, fields in KINDS.items():
         model = pretraining_model(**fields).train()

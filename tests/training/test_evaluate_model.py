@@ -1,9 +1,6 @@
 """Scores against hand-computed ones, and an evaluation that is the same on one and on two processes."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +9,7 @@ import torch
 from PIL import Image
 from tiny_checkpoint import LABELS, save_tiny_checkpoint, tiny_processor
 from tiny_data import write_table
+from two_processes import run_two_processes
 
 from triemo.modeling import TriemoForEmotionClassification
 from triemo.training import evaluation_plot
@@ -146,11 +144,7 @@ def test_two_processes_give_the_very_figures_of_one(place, evaluated, tmp_path):
         "assert dist.get_world_size() == 2, dist.get_world_size()\n"
         "dist.destroy_process_group()\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
-    command += ["--rdzv_endpoint", "localhost:0", str(script), *arguments(place, "two", plot="false")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
-    assert run.returncode == 0, run.stderr[-3000:]
+    run_two_processes(script, *arguments(place, "two", plot="false"))
     two = json.loads((place / "two" / "evaluation.json").read_text())
     assert {name: two[name] for name in two if name != "command"} == {
         name: evaluated[name] for name in evaluated if name != "command"

@@ -1,7 +1,6 @@
 """Fine-tuning from a table to a model that predicts: whole runs of a tiny checkpoint on generated rows."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 from tiny_checkpoint import save_tiny_checkpoint
 from tiny_data import CLASSES, write_table
 from tiny_runs import arguments
+from two_processes import run_two_processes
 
 from triemo.modeling import TriemoForEmotionClassification
 from triemo.serving.loading import load_reader
@@ -110,18 +110,9 @@ def test_lora_saves_what_reads_back_and_goes_on(place):
 
 def test_two_processes_train_one_model(place):
     """Three rows each, some without a modality that the other process has."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
-    command += ["--rdzv_endpoint", "localhost:0", str(ROOT / "training" / "finetune.py")]
     changes = {"max_steps": 1, "per_device_train_batch_size": 2, "save_strategy": "no"}
     changes |= {"load_best_model_at_end": "false"}
-    run = subprocess.run(
-        command + arguments(place, "two", **changes),
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    run_two_processes(ROOT / "training" / "finetune.py", *arguments(place, "two", **changes))
     results = json.loads((place / "two" / "results.json").read_text())
     assert results["arguments"]["world_size"] == 2 and results["steps"] == 1
     assert (place / "two" / "model.safetensors").is_file() and results["validation"]["table"]["samples"] == 3

@@ -2,11 +2,8 @@
 
 import csv
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import fields
 from multiprocessing import get_context
@@ -20,6 +17,7 @@ from tiny_data import write_table
 from tiny_models import tiny_text_config
 from tiny_runs import arguments
 from transformers import AutoModel
+from two_processes import run_two_processes
 
 from triemo.modeling import TriemoForPreTraining, TriemoModel
 from triemo.training.finetune_start import load_model
@@ -135,16 +133,8 @@ def test_two_processes_have_the_losses_of_one(place):
     changes = {"model": place / "still", "num_train_epochs": 1, "optim": "sgd", "learning_rate": 0.05, **BRIEF}
     changes |= {"augment": "true", "soft_labels": "true", "per_device_eval_batch_size": 2}
     one = main(arguments(place, "one", **changes))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
-    command += ["--rdzv_endpoint", "localhost:0", str(ROOT / "training" / "pretrain.py")]
-    run = subprocess.run(
-        command + arguments(place, "two", **changes | {"per_device_train_batch_size": 2}),
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    changes["per_device_train_batch_size"] = 2
+    run_two_processes(ROOT / "training" / "pretrain.py", *arguments(place, "two", **changes))
     two = json.loads((place / "two" / "results.json").read_text())
     assert two["arguments"]["world_size"] == 2 and two["steps"] == 3
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
