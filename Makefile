@@ -40,7 +40,7 @@ test: venv
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 checkpoint: venv
-	$(BIN)/python training/release.py --data $(DATA) $(if $(wildcard $(WEIGHTS)),--weights $(WEIGHTS))
+	$(BIN)/python training/recipes/release.py --data $(DATA) $(if $(wildcard $(WEIGHTS)),--weights $(WEIGHTS))
 
 style: venv
 	$(BIN)/ruff check --fix $(CODE)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from triemo.training.publish import publish_command
+from triemo.training.publish.command import publish_command
 
 __all__ = ["app"]
 
@@ -210,7 +210,7 @@ def serve_command(
     """
     with plain_errors():
         try:
-            from triemo.serving.app import serve
+            from triemo.serving.page.app import serve
         except ModuleNotFoundError as error:
             if error.name != "gradio":
                 raise

@@ -6,10 +6,9 @@ from typing import Any
 
 from rich.console import Console
 
-from triemo.serving import display
-from triemo.serving.loading import default_model
+from triemo.serving import printing as display
 from triemo.serving.predict import load_quietly, reading_document, warn_of_fallback
-from triemo.serving.reading import Reading, read_subsets
+from triemo.serving.reading import Reading, default_model, read_subsets
 from triemo.serving.samples import Sample, make_sample
 
 __all__ = ["demo", "demo_sample"]

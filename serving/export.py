@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from triemo.serving.loading import load_reader
+from triemo.serving.reading import load_reader
 
 __all__ = ["export"]
 
@@ -24,7 +24,7 @@ def export(output: Path, model: str | None = None, int8: bool = True) -> None:
     console = Console()
     with _without_notes(), Console(stderr=True).status("Exporting; this takes about a minute"):
         try:
-            from triemo.training.export import export_onnx
+            from triemo.training.export.folder import export_onnx
         except ImportError as error:
             raise ValueError(
                 f"export needs onnx, onnxruntime and onnxscript: pip install 'triemo[export]' ({error})."

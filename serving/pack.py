@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from triemo.training.pack_clips import pack_clips
+from triemo.training.data.packing import pack_clips
 
 __all__ = ["pack"]
 
@@ -15,7 +15,7 @@ _NAMED = 20
 
 def pack(clips: str, output: str, transcripts: str | None, **options: Any) -> None:
     """As `pack_clips`; progress and what was left out go to stderr, the summary to stdout."""
-    logging.getLogger("triemo.training.pack_clips").setLevel(logging.ERROR)  # named below, at the end
+    logging.getLogger("triemo.training.data.packing").setLevel(logging.ERROR)  # named below, at the end
     errors = Console(stderr=True)
     columns = (TextColumn("Packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors) as bar:

@@ -10,10 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from triemo.serving.loading import default_model, load_reader
-from triemo.serving.reading import Reading, read_sample
+from triemo.serving.printing import fallback_note
+from triemo.serving.reading import Reading, default_model, load_reader, read_sample
 from triemo.serving.samples import UsageError, make_sample
-from triemo.serving.wording import fallback_note
 
 __all__ = ["error_line", "load_quietly", "predict", "reading_document"]
 
@@ -119,7 +118,7 @@ def _document(result: Reading | tuple[str, str], model: str, top_k: int | None) 
 
 
 def _print_tables(readings: list[Reading], several: bool, top_k: int | None, is_share: bool) -> None:
-    from triemo.serving import display
+    from triemo.serving import printing as display
 
     console = Console()
     if several:

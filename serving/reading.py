@@ -1,16 +1,298 @@
 """One sample read: the scores, what they were read from, and what was missing."""
 
+from __future__ import annotations
+
 import logging
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import combinations
+from math import factorial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from triemo.serving.contributions import contributions, uninformed_score
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
 from triemo.serving.samples import Sample
-from triemo.serving.subsets import Subset, present_modalities, subset_scores
 
-__all__ = ["Evidence", "Reading", "SubsetReading", "prepare", "read_sample", "read_subsets"]
+__all__ = [
+    "Evidence",
+    "HUB_MODEL",
+    "MASKS",
+    "Reading",
+    "Subset",
+    "SubsetReading",
+    "checkpoint_folder",
+    "contributions",
+    "default_model",
+    "load_reader",
+    "pick_device",
+    "prepare",
+    "present_modalities",
+    "read_sample",
+    "read_subsets",
+    "shapley_values",
+    "subset_batch",
+    "subset_scores",
+    "subsets_of",
+    "uninformed_score",
+]
+
+# TODO-MERGE subsets --------------------
+# The prediction from every subset of a sample's modalities, in one batch of the model.
+#
+
+Subset = tuple[str, ...]
+
+# The mask of each modality, in the order of the modalities; as the model names them, and here without torch.
+MASKS = {"text": "attention_mask", "audio": "audio_attention_mask", "vision": "video_attention_mask"}
+
+
+def present_modalities(tensors: Mapping[str, Any]) -> Subset:
+    """What a batch of one has of text, audio, vision, in this order: those whose mask is not all zero."""
+    return tuple(name for name, mask in MASKS.items() if mask in tensors and bool(tensors[mask].any()))
+
+
+def subsets_of(modalities: Subset) -> list[Subset]:
+    """All non-empty subsets, the single ones first, all together last."""
+    return [subset for size in range(1, len(modalities) + 1) for subset in combinations(modalities, size)]
+
+
+def subset_batch(tensors: Mapping[str, Any], subsets: list[Subset]) -> dict[str, Any]:
+    """A batch of one to a batch with a row for each subset: the same values, the others' masks all zero."""
+    batch = {name: value[[0] * len(subsets)] for name, value in tensors.items()}
+    for modality, mask in MASKS.items():
+        for row, subset in enumerate(subsets):
+            if mask in batch and modality not in subset:
+                batch[mask][row] = 0
+    return batch
+
+
+def subset_scores(reader: Any, tensors: Mapping[str, Any]) -> dict[Subset, dict[str, float]]:
+    """
+    Scores of every non-empty subset of the modalities that a sample has, from one call of the model.
+
+    Args:
+        reader: the `multimodal-emotion-recognition` pipeline; its `postprocess` applies the calibration temperature.
+        tensors: what `reader.preprocess(sample)` returns, a batch of one.
+
+    Returns:
+        For each subset, such as `("text", "vision")`, the score of each label in the order of the classes. The single
+        modalities come first, all together last.
+
+    Raises:
+        ValueError: the sample has no modality.
+    """
+    subsets = subsets_of(present_modalities(tensors))
+    if not subsets:
+        raise ValueError("no modality at all: every mask is zero.")
+    outputs = reader.forward(subset_batch(tensors, subsets))
+    labels = list(reader.model.config.id2label.values())
+    scores = {}
+    for index, subset in enumerate(subsets):
+        row = {name: values[index : index + 1] for name, values in outputs.items()}
+        by_label = {entry["label"]: entry["score"] for entry in reader.postprocess(row)}
+        scores[subset] = {label: by_label[label] for label in labels}
+    return scores
+
+
+# TODO-MERGE contributions --------------------
+# How much each modality contributes to a score: exact Shapley values over the subsets of the modalities.
+#
+
+Subset = tuple[str, ...]
+
+
+def shapley_values(values: Mapping[Subset, float], empty: float) -> dict[str, float]:
+    """
+    Shapley values (Shapley, 1953) of the players of the largest subset, by their definition: for player i of n,
+
+        sum over S without i of |S|! (n - |S| - 1)! / n! * (v(S + i) - v(S)).
+
+    They add up to v(all) - v(nobody).
+
+    Args:
+        values: v of every non-empty subset; names within a subset in the order of the largest.
+        empty: v of nobody.
+
+    Raises:
+        ValueError: a subset is missing.
+    """
+    players = max(values, key=len, default=())
+    expected = 2 ** len(players) - 1
+    if not players or len(values) != expected:
+        raise ValueError(f"values: got {len(values)} subsets of {players}, expected all {expected} non-empty ones.")
+    worth = {frozenset(subset): value for subset, value in values.items()} | {frozenset(): empty}
+    count = len(players)
+    shares = {}
+    for player in players:
+        without = [subset for subset in worth if player not in subset]
+        shares[player] = sum(
+            factorial(len(subset))
+            * factorial(count - len(subset) - 1)
+            / factorial(count)
+            * (worth[subset | {player}] - worth[subset])
+            for subset in without
+        )
+    return shares
+
+
+def contributions(scores: Mapping[Subset, Mapping[str, float]], label: str, empty: float) -> dict[str, float]:
+    """
+    Each modality's part of the way from the uninformed score of a label to the one with all modalities.
+
+    Args:
+        scores: what `subset_scores` returns.
+        label: whose score.
+        empty: the score without any input, from `uninformed_score`.
+    """
+    return shapley_values({subset: by_label[label] for subset, by_label in scores.items()}, empty)
+
+
+def uninformed_score(config: Any) -> float:
+    """
+    The score of a label before anything is seen: the model answers only where it has a modality, so this is a
+    convention. One of C classes has the uniform prior 1/C; in multi-label each label is as likely as not.
+
+    Raises:
+        ValueError: for regression, which has no such value.
+    """
+    if config.problem_type == "regression":
+        raise ValueError("contributions need class probabilities, and this model's problem_type is 'regression'.")
+    return 0.5 if config.problem_type == "multi_label_classification" else 1 / config.num_labels
+
+
+# TODO-MERGE loading --------------------
+# Loading a checkpoint once, for every command: where it lies, on which device it runs.
+#
+
+if TYPE_CHECKING:
+    import torch
+
+
+HUB_MODEL = "triemo/triemo-small"
+CHECKOUT = Path(__file__).resolve().parent.parent
+NEEDED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # no code: the installed package is what runs
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
+
+
+def load_reader(model: str | None = None, device: str | None = None) -> Any:
+    """
+    The pipeline of a checkpoint, in float32 whatever the weights were saved in; of what `triemo export` wrote an
+    `OnnxEmotionReader`, which has the same call and does not import torch.
+
+    Args:
+        model: folder or Hub id, or an exported graph or its folder; by default the released checkpoint.
+        device: as torch names it ("cpu", "cuda", "cuda:1", "mps"); by default a GPU if there is one.
+
+    Raises:
+        ValueError: no checkpoint there, not a Triemo classifier, or no such device.
+    """
+    name = model or default_model()
+    if _holds_graph(name):
+        return _onnx_reader(name, device)
+    import torch  # here only, with all that imports it: a graph is read without torch
+    from safetensors import SafetensorError
+    from transformers import PreTrainedConfig
+    from transformers.utils import logging
+
+    from triemo.modeling import TriemoConfig, TriemoForEmotionClassification
+    from triemo.processing import MultimodalEmotionRecognitionPipeline, TriemoProcessor
+
+    place = pick_device(device)
+    folder = checkpoint_folder(name)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"model: {name} holds no config.json, expected a saved Triemo checkpoint.")
+    try:
+        fields, _ = PreTrainedConfig.get_config_dict(folder)
+        if fields.get("model_type") != TriemoConfig.model_type:
+            raise ValueError(f"model: {name} holds a {fields.get('model_type')!r} model, expected 'triemo'.")
+        logging.disable_progress_bar()
+        weights = TriemoForEmotionClassification.from_pretrained(folder, dtype=torch.float32)
+        processor = TriemoProcessor.from_pretrained(folder)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"model: cannot load {name}: {error}") from error
+    return MultimodalEmotionRecognitionPipeline(model=weights, processor=processor, device=place)
+
+
+def _holds_graph(model: str) -> bool:
+    """Whether it is an exported graph, or a folder of them and no checkpoint."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return any(path.glob("model*.onnx")) and not (path / "config.json").is_file()
+    return path.suffix == ".onnx"
+
+
+def _onnx_reader(model: str, device: str | None) -> Any:
+    if device not in (None, "cpu"):
+        raise ValueError(f"device: graphs run on cpu here, got {device!r}.")
+    try:
+        from triemo.serving.onnx.reader import OnnxEmotionReader
+    except ImportError as error:
+        raise ValueError(
+            f"model: reading {model} needs onnxruntime: pip install 'triemo[export]' ({error})."
+        ) from error
+    return OnnxEmotionReader(model)
+
+
+def default_model() -> str:
+    """The released checkpoint of this checkout, else its id on the Hub."""
+    folder = CHECKOUT / "checkpoints" / "triemo-small"
+    return str(folder) if (folder / "model.safetensors").is_file() else HUB_MODEL
+
+
+def checkpoint_folder(model: str) -> Path:
+    """
+    The local folder of a checkpoint. A Hub id is looked up in the cache, and only what is not there is downloaded,
+    with a line on stderr that says so.
+
+    Raises:
+        ValueError: neither a folder nor a Hub id, or a Hub id that is neither cached nor to be had.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if not _HUB_ID.fullmatch(model):
+        raise ValueError(f"model: got {model!r}, expected a checkpoint's folder or a Hub id such as {HUB_MODEL}.")
+    try:
+        cached = Path(snapshot_download(model, allow_patterns=NEEDED_FILES, local_files_only=True))
+        if (cached / "config.json").exists() and any(cached.glob("*.safetensors")):
+            return cached
+    except (LocalEntryNotFoundError, HFValidationError):
+        pass  # never downloaded
+    print(f"triemo: {model} is no folder here and not in the cache; downloading it from the Hub.", file=sys.stderr)
+    try:
+        return Path(snapshot_download(model, allow_patterns=NEEDED_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"model: {model} is neither a folder here nor to be had from the Hub: {reason}") from error
+
+
+def pick_device(device: str | None = None) -> torch.device:
+    """
+    The device by name, or the best there is.
+
+    Raises:
+        ValueError: a name torch does not know, or a device that this machine lacks.
+    """
+    import torch
+
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        picked: Any = torch.device(device)
+        torch.zeros(1, device=picked)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # torch raises any of these, some over many lines, where it was built without the device or finds none.
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device: cannot use {device!r}: {reason}") from error
+    return picked
+
 
 _IMAGE_LOGGER = logging.getLogger("triemo.processing.image_processing_triemo")
 

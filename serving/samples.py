@@ -58,7 +58,7 @@ def make_sample(
         return Sample(", ".join(sources) or _quoted(text or ""), None, inputs)
     if "://" not in file and not Path(file).expanduser().exists():
         raise ValueError(f"{file}: no such file (a sentence is given with --text).")
-    from triemo.serving.onnx_processing.samples_triemo import media_kind
+    from triemo.serving.onnx.processing.samples_triemo import media_kind
 
     source = _fetched(file)
     kind = media_kind(source)
@@ -75,7 +75,7 @@ def _fetched(file: str) -> Any:
     """A URL is downloaded once: its kind, its frames and its sound are each read from the start."""
     if urlsplit(file).scheme not in ("http", "https"):
         return file
-    from triemo.serving.onnx_processing.media_sources_triemo import open_source
+    from triemo.serving.onnx.processing.media_sources_triemo import open_source
 
     with open_source(file) as (content, name):
         return {"bytes": content.read(), "path": name}

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from triemo.training.figures_table import details_table, figures_table, interval, replace_figures
-from triemo.training.publish_card import PROBES, TEMPLATE, check_card, eval_results, plain_card, released_card
+from triemo.training.publish.card import PROBES, TEMPLATE, check_card, eval_results, plain_card, released_card
+from triemo.training.publish.figures import details_table, figures_table, interval, replace_figures
 
 SUBSETS = ("text", "audio", "vision", "text+audio", "text+vision", "audio+vision", "text+audio+vision")
 
@@ -41,7 +41,7 @@ def metrics() -> dict[str, Any]:
         "model": "triemo-small",
         "parameters": 1234567,
         "seed": 0,
-        "command": "python training/release.py",
+        "command": "python training/recipes/release.py",
         "corpora_sha256": {"goemotions": "a", "meld": "b"},
         "ravdess_actors": {"train": [1, 2, 18]},
         "protocols": {"fer2013": "face alone"},
@@ -99,7 +99,7 @@ def test_replacing_keeps_the_rest_and_is_idempotent():
 def test_readme_quotes_the_measured_figures(repo_root: Path, checkpoint: Path):
     document = (repo_root / "README.md").read_text()
     table = figures_table(json.loads((checkpoint / "metrics.json").read_text()))
-    assert replace_figures(document, table) == document, "run: python training/figures_table.py"
+    assert replace_figures(document, table) == document, "run: python training/publish/figures.py"
     values = [line.split("|")[3].strip() for line in table.splitlines() if line.startswith("| ")]
     assert len([value for value in values if value[:1].isdigit()]) >= 10
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
-from triemo.serving.make_demo_clip import ASSETS, make_demo_clip
+from triemo.serving.assets.make_demo_clip import ASSETS, make_demo_clip
 from triemo.serving.repair_torchaudio import find_torchaudio, repair_torchaudio
 
 TARGETS = ("help", "venv", "demo", "test", "style", "quality", "clean")

@@ -19,15 +19,15 @@ import numpy as np
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from triemo.training.calibration import FEWEST_ROWS, calibration_temperature
-from triemo.training.collation import EmotionCollator
-from triemo.training.emotion_metric import EmotionMetric
-from triemo.training.evaluation_plot import check_matplotlib, plot_scores
-from triemo.training.evaluation_subsets import PRESENT, predict_subsets
-from triemo.training.finetune_arguments import DEFAULT_MODEL, check_source
-from triemo.training.finetune_data import check_labels, load_splits
-from triemo.training.finetune_folder import write_json
-from triemo.training.finetune_start import load_model
+from triemo.training.arguments import DEFAULT_MODEL, check_source
+from triemo.training.common import write_json
+from triemo.training.data.collation import EmotionCollator
+from triemo.training.metrics.calibration import FEWEST_ROWS, calibration_temperature
+from triemo.training.metrics.plots import check_matplotlib, plot_scores
+from triemo.training.metrics.scores import EmotionMetric
+from triemo.training.metrics.subsets import PRESENT, predict_subsets
+from triemo.training.sources import check_labels, load_splits
+from triemo.training.start import load_model
 
 __all__ = ["EvaluationArguments", "EvaluationDataArguments", "evaluate_rows", "main", "open_splits", "parts_of"]
 

@@ -25,18 +25,22 @@ from transformers import HfArgumentParser
 
 from triemo.modeling import TriemoConfig, TriemoForPreTraining, TriemoModel
 from triemo.processing import TriemoProcessor
-from triemo.training.collation import EmotionCollator
-from triemo.training.embeddings import Embedded, SentenceEmbedder, embed_rows, join_embedded
+from triemo.training.arguments import check_source
+from triemo.training.common import write_json
+from triemo.training.corpora.labels import label2id
+from triemo.training.data.collation import EmotionCollator
+from triemo.training.data.sampling import CompositeRows
 from triemo.training.evaluate_model import EvaluationDataArguments, open_splits, parts_of, rounded
-from triemo.training.finetune_arguments import check_source
-from triemo.training.finetune_folder import write_json
-from triemo.training.finetune_rows import CompositeRows
-from triemo.training.label_maps import label2id
-from triemo.training.linear_probe import linear_probe_scores
-from triemo.training.masked_words import masked_word_losses
-from triemo.training.pretrain_data import PretrainCollator
-from triemo.training.retrieval_metrics import retrieval_scores
-from triemo.training.zero_shot import SENTENCES, read_sentences, sentence_scores, zero_shot_scores
+from triemo.training.metrics.probes import (
+    SENTENCES,
+    linear_probe_scores,
+    masked_word_losses,
+    read_sentences,
+    sentence_scores,
+    zero_shot_scores,
+)
+from triemo.training.metrics.retrieval import Embedded, SentenceEmbedder, embed_rows, join_embedded, retrieval_scores
+from triemo.training.pretraining_data import PretrainCollator
 
 __all__ = ["TASKS", "PretrainingEvaluationArguments", "main"]
 

@@ -18,16 +18,16 @@ from typing import Any
 from transformers import EarlyStoppingCallback, set_seed
 
 from triemo.modeling import MODALITIES
-from triemo.training.calibration import FEWEST_ROWS
-from triemo.training.collation import EmotionCollator
-from triemo.training.emotion_metric import scores_for_trainer
-from triemo.training.finetune_arguments import DataArguments, FinetuneTrainingArguments, parse_arguments
-from triemo.training.finetune_data import check_labels, class_counts, drop_empty_rows, load_splits
-from triemo.training.finetune_folder import find_checkpoint, place_base, run_arguments, save, write_json
-from triemo.training.finetune_model import add_lora, class_weights, freeze, parse_names
-from triemo.training.finetune_rows import CompositeRows, EmotionRows, MixtureSampler, StreamedRows
-from triemo.training.finetune_start import build_start
-from triemo.training.finetune_trainer import EmotionTrainer, score, settle_selection, temperature
+from triemo.training.arguments import DataArguments, FinetuneTrainingArguments, parse_arguments
+from triemo.training.common import write_json
+from triemo.training.data.collation import EmotionCollator
+from triemo.training.data.sampling import CompositeRows, EmotionRows, MixtureSampler, StreamedRows
+from triemo.training.metrics.calibration import FEWEST_ROWS
+from triemo.training.metrics.scores import scores_for_trainer
+from triemo.training.run_folder import find_checkpoint, place_base, run_arguments, save
+from triemo.training.sources import check_labels, class_counts, drop_empty_rows, load_splits
+from triemo.training.start import add_lora, build_start, class_weights, freeze, parse_names
+from triemo.training.trainer import EmotionTrainer, score, settle_selection, temperature
 
 __all__ = ["main"]
 

@@ -19,25 +19,25 @@ from typing import Any
 from transformers import EarlyStoppingCallback, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
-from triemo.training.finetune_data import drop_empty_rows, parse_column_map
-from triemo.training.finetune_folder import find_checkpoint, run_arguments, save, write_json
-from triemo.training.pretrain_arguments import (
+from triemo.training.arguments import (
     PretrainDataArguments,
     PretrainTrainingArguments,
     parse_pretrain_arguments,
 )
-from triemo.training.pretrain_data import PretrainCollator, evaluation_rows, load_parts, training_rows
-from triemo.training.pretrain_start import (
+from triemo.training.common import write_json
+from triemo.training.data.shards import ShardReader, ShardRows, check_first_row, list_shards
+from triemo.training.data.streaming import ShardBatches
+from triemo.training.pretraining_data import PretrainCollator, evaluation_rows, load_parts, training_rows
+from triemo.training.pretraining_trainer import LOSS_PARTS, PretrainTrainer
+from triemo.training.run_folder import find_checkpoint, run_arguments, save
+from triemo.training.sources import drop_empty_rows, parse_column_map
+from triemo.training.start import (
     build_pretraining_model,
     enter_as_projected,
     part_lr_factors,
     projected_modalities,
     still_modules,
 )
-from triemo.training.pretrain_stream import ShardBatches
-from triemo.training.pretrain_trainer import LOSS_PARTS, PretrainTrainer
-from triemo.training.shard_reader import ShardReader, ShardRows, check_first_row
-from triemo.training.shards import list_shards
 
 __all__ = ["main"]
 

@@ -16,7 +16,7 @@ import torch
 from transformers import BertConfig
 
 from triemo.modeling import TriemoAudioConfig, TriemoConfig, TriemoForPreTraining
-from triemo.training.grad_cache import cached_contrastive_step
+from triemo.training.pretraining_trainer import cached_contrastive_step
 
 SECONDS, TOKENS, FRAMES = 3.0, 24, 4
 

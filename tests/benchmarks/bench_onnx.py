@@ -19,11 +19,10 @@ import numpy as np
 import torch
 from interleaved import interleaved_ms
 
-from triemo.serving.loading import default_model, load_reader
-from triemo.serving.onnx_reader import OnnxEmotionReader
-from triemo.serving.subsets import MASKS
-from triemo.training.corpus_registry import load_corpus
-from triemo.training.export import export_onnx
+from triemo.serving.onnx.reader import OnnxEmotionReader
+from triemo.serving.reading import MASKS, default_model, load_reader
+from triemo.training.corpora.registry import load_corpus
+from triemo.training.export.folder import export_onnx
 
 SENTENCE = "I can't believe it, you really came! I have missed you so much."
 SUBSETS = [("text", "audio", "vision"), ("text",), ("audio",), ("vision",)]

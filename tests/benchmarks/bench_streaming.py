@@ -26,13 +26,12 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "modeling"), str(ROOT 
 from tiny_checkpoint import tiny_processor  # noqa: E402
 from tiny_data import write_face, write_voice  # noqa: E402
 
-from triemo.training.finetune_rows import EmotionRows  # noqa: E402
-from triemo.training.pack_clips import pack_clips  # noqa: E402
-from triemo.training.pretrain_data import PretrainCollator  # noqa: E402
-from triemo.training.pretrain_stream import ShardBatches, StreamLoader  # noqa: E402
-from triemo.training.shard_reader import ShardReader  # noqa: E402
-from triemo.training.shards import list_shards  # noqa: E402
-from triemo.training.tables import load_table  # noqa: E402
+from triemo.training.data.packing import pack_clips  # noqa: E402
+from triemo.training.data.sampling import EmotionRows  # noqa: E402
+from triemo.training.data.shards import ShardReader, list_shards  # noqa: E402
+from triemo.training.data.streaming import ShardBatches, StreamLoader  # noqa: E402
+from triemo.training.data.tables import load_table  # noqa: E402
+from triemo.training.pretraining_data import PretrainCollator  # noqa: E402
 
 BATCH = 16
 

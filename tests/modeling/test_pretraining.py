@@ -10,7 +10,7 @@ from tiny_pretraining import batch_of_five, gradients, pretraining_model, rows, 
 from transformers import AutoModel, AutoModelForPreTraining, BertModel
 
 from triemo.modeling import TriemoConfig, TriemoForEmotionClassification, TriemoForPreTraining
-from triemo.training.grad_cache import cached_contrastive_step
+from triemo.training.pretraining_trainer import cached_contrastive_step
 
 PARTS = ("mlm_loss", "contrastive_loss", "text_audio_loss", "text_vision_loss", "audio_vision_loss", "frame_loss")
 

@@ -16,7 +16,7 @@ import json, sys, torch, torch.distributed as dist
 sys.path.insert(0, sys.argv[1])
 from safetensors.torch import save_file
 from tiny_pretraining import batch_of_five, gradients, pretraining_model, rows
-from triemo.training.grad_cache import cached_contrastive_step
+from triemo.training.pretraining_trainer import cached_contrastive_step
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
 assert dist.get_world_size() == 2, dist.get_world_size()

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from triemo.modeling import TriemoForEmotionClassification
 from triemo.processing import TriemoFeatureExtractor, TriemoImageProcessor, TriemoProcessor
 from triemo.serving.cli import app
-from triemo.serving.loading import load_reader
+from triemo.serving.reading import load_reader
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LABELS = ["anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise"]

@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from triemo.training.hub_folder import assemble_hub_folder
+from triemo.training.publish.folder import assemble_hub_folder
 
-HANDLER = Path(__file__).resolve().parent.parent.parent / "serving" / "handler.py"
+HANDLER = Path(__file__).resolve().parent.parent.parent / "serving" / "endpoint" / "handler.py"
 
 
 def publish(checkpoint: Path, folder: Path) -> Path:

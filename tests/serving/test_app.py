@@ -20,13 +20,11 @@ pytest.importorskip("gradio", reason="the page needs gradio: pip install 'triemo
 
 from gradio_client import Client, handle_file
 
-from triemo.serving import app
-from triemo.serving.app_results import problem_html, reading_html
-from triemo.serving.faces import data_uri, face_pictures
-from triemo.serving.reading import read_subsets
+from triemo.serving.page import app
+from triemo.serving.page.app import data_uri, face_pictures, problem_html, reading_html
+from triemo.serving.reading import read_subsets, subset_scores
 from triemo.serving.samples import Sample
-from triemo.serving.subsets import subset_scores
-from triemo.training.publish_space import assemble_space
+from triemo.training.publish.space import assemble_space
 
 SENTENCE = "oh wow you really came !"
 

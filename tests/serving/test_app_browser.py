@@ -14,8 +14,14 @@ pytest.importorskip("selenium", reason="needs selenium: pip install 'triemo[dev]
 
 from selenium.webdriver.common.by import By
 
-from triemo.serving.app import open_page
-from triemo.serving.make_screenshot import find_browser, open_browser, resize_window, take_screenshot, wait_until
+from triemo.serving.assets.make_screenshot import (
+    find_browser,
+    open_browser,
+    resize_window,
+    take_screenshot,
+    wait_until,
+)
+from triemo.serving.page.app import open_page
 
 PHONE = (390, 844)
 DESKTOP = (1280, 900)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from triemo.serving.contributions import contributions, shapley_values, uninformed_score
+from triemo.serving.reading import contributions, shapley_values, uninformed_score
 
 
 def test_three_modalities_by_hand():

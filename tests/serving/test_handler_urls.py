@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from endpoint import running
 
-from triemo.serving import handler as module
+from triemo.serving.endpoint import handler as module
 
 PRIVATE = [
     "127.0.0.1",

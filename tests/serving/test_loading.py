@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from triemo.serving import loading
-from triemo.serving.loading import HUB_MODEL, checkpoint_folder, default_model, load_reader, pick_device
+from triemo.serving import reading as loading
+from triemo.serving.reading import HUB_MODEL, checkpoint_folder, default_model, load_reader, pick_device
 
 
 def test_half_precision_weights_are_computed_in_float32(reader, tiny_checkpoint, tmp_path):

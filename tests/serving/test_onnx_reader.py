@@ -23,11 +23,11 @@ import onnx  # noqa: E402
 
 from triemo.modeling.inputs_triemo import MASKS as MODEL_MASKS  # noqa: E402
 from triemo.processing.media_triemo import load_frames  # noqa: E402
-from triemo.serving import subsets  # noqa: E402
+from triemo.serving import reading as subsets  # noqa: E402
 from triemo.serving.cli import app  # noqa: E402
-from triemo.serving.loading import load_reader  # noqa: E402
-from triemo.serving.onnx_faces import OnnxFaceDetector  # noqa: E402
-from triemo.serving.onnx_reader import OnnxConfig, OnnxEmotionReader  # noqa: E402
+from triemo.serving.onnx.faces import OnnxFaceDetector  # noqa: E402
+from triemo.serving.onnx.reader import OnnxConfig, OnnxEmotionReader  # noqa: E402
+from triemo.serving.reading import load_reader  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SENTENCE = "oh wow, you really came!"
@@ -153,7 +153,7 @@ class Hide(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Hide())
 from typer.testing import CliRunner
 from triemo.serving.cli import app
-from triemo.serving.onnx_reader import OnnxEmotionReader
+from triemo.serving.onnx.reader import OnnxEmotionReader
 answers = [OnnxEmotionReader(folder, precision)(inputs) for precision in ("fp32", "int8")]
 sentence, clip = inputs[-1]["text"], inputs[-1]["video"]
 command = ["predict", clip, "--text", sentence, "--json", "--model"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from triemo.serving.subsets import present_modalities, subset_scores
+from triemo.serving.reading import present_modalities, subset_scores
 
 SENTENCE = "oh wow, you really came!"
 

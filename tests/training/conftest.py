@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from triemo.training.corpora import load_fer2013, load_goemotions, load_ravdess
+from triemo.training.corpora.official import load_fer2013, load_goemotions, load_ravdess
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from triemo.training.augmentation import (
+from triemo.training.data.augmentation import (
     augment_faces,
     augment_log_mel,
     mix_up,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from triemo.training.broken_media import skip_broken
+from triemo.training.data.broken_media import skip_broken
 
 
 def items(count: int) -> list[dict]:

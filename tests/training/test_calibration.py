@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from triemo.training.calibration import calibrated_error, expected_calibration_error, fit_temperature
+from triemo.training.metrics.calibration import calibrated_error, expected_calibration_error, fit_temperature
 
 
 def test_calibration_error_by_hand():

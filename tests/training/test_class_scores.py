@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from triemo.training.class_scores import best_thresholds, classification_scores, multi_label_scores
+from triemo.training.metrics.scores import best_thresholds, classification_scores, multi_label_scores
 
 
 def test_scores_by_hand():

@@ -6,7 +6,7 @@ import torch
 from tiny_checkpoint import LABELS, tiny_processor
 from tiny_data import write_face, write_voice
 
-from triemo.training.collation import (
+from triemo.training.data.collation import (
     EmotionCollator,
     NoModalityError,
     augment_frames,

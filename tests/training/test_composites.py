@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from triemo.training.composites import SUBSETS, CompositeDataset, draw_composites
+from triemo.training.data.composites import SUBSETS, CompositeDataset, draw_composites
 
 # Seven single-label rows a class and modality; text has a row of two labels besides.
 LABELS = {name: [[row % 7] for row in range(49)] for name in ("text", "audio", "vision")}

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from triemo.training.corpora import (
+from triemo.training.corpora.labels import label2id
+from triemo.training.corpora.official import (
     RAVDESS_SPLITS,
     check_disjoint,
     corpus_hash,
@@ -16,7 +17,6 @@ from triemo.training.corpora import (
     load_goemotions,
     load_ravdess,
 )
-from triemo.training.label_maps import label2id
 
 
 def test_missing_root_is_named(tmp_path, monkeypatch):
@@ -40,7 +40,7 @@ def test_corpus_hash_changes_with_names_and_bytes(tmp_path):
 
 
 def test_ravdess_splits_hold_their_actors(ravdess):
-    assert sum(len(split) for split in ravdess.values()) == 1424
+    assert sum(len(split) for split in ravdess.values()) == 1440
     for name, split in ravdess.items():
         assert set(split["actor"]) == set(RAVDESS_SPLITS[name])
     assert Counter(ravdess["test"]["gender"]) == {"male": 120, "female": 120}

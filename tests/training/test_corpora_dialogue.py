@@ -7,10 +7,10 @@ import pytest
 from corpus_files import meld_row, write_clip_at, write_meld
 
 from triemo.processing import load_frames
-from triemo.training import corpora_text
-from triemo.training.corpora_dialogue import repair_text
-from triemo.training.corpus_registry import corpus_labels, corpus_names, load_corpus
-from triemo.training.label_maps import GOEMOTIONS_LABELS, OWN_LABELS, TO_SEVEN, map_label
+from triemo.training.corpora import text as corpora_text
+from triemo.training.corpora.dialogue import repair_text
+from triemo.training.corpora.labels import GOEMOTIONS_LABELS, OWN_LABELS, TO_SEVEN, map_label
+from triemo.training.corpora.registry import corpus_labels, corpus_names, load_corpus
 
 # Registry and maps
 

@@ -8,8 +8,8 @@ import pytest
 from corpus_files import write_csv
 from PIL import Image
 
-from triemo.training import corpora_images
-from triemo.training.corpus_registry import corpus_labels, load_corpus
+from triemo.training.corpora import images as corpora_images
+from triemo.training.corpora.registry import corpus_labels, load_corpus
 
 HEADER = ["emotion", "pixels", "Usage"]
 

@@ -7,7 +7,7 @@ import pytest
 from corpus_files import CLIP_HEADER, write_opinions
 
 from triemo.processing import probe_media
-from triemo.training.corpus_registry import corpus_labels, load_corpus
+from triemo.training.corpora.registry import corpus_labels, load_corpus
 
 ROWS = [
     ["v1", "1", "good film", "2.4", "2", "1", "3", "Positive", "train"],

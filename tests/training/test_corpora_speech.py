@@ -6,8 +6,8 @@ import pytest
 from corpus_files import write_crema_d, write_iemocap
 
 from triemo.processing import load_audio
-from triemo.training.corpus_registry import corpus_labels, load_corpus
-from triemo.training.splits import split_members
+from triemo.training.corpora.registry import corpus_labels, load_corpus
+from triemo.training.data.splits import split_members
 
 # RAVDESS
 
@@ -15,7 +15,7 @@ from triemo.training.splits import split_members
 def test_ravdess_release_split(data_root):
     """As `load_ravdess` counts; the label names come from the file names alone."""
     data = load_corpus("ravdess", data_root)
-    assert {split: len(rows) for split, rows in data.items()} == {"train": 1064, "validation": 120, "test": 240}
+    assert {split: len(rows) for split, rows in data.items()} == {"train": 1080, "validation": 120, "test": 240}
     row = data["test"][0]
     assert row["audio"]["bytes"] is None and row["audio"]["path"].endswith("03-01-01-01-01-01-21.flac")
     assert (row["label"], row["speaker"], row["gender"], row["intensity"]) == ("neutral", "21", "male", "normal")
@@ -24,9 +24,9 @@ def test_ravdess_release_split(data_root):
 
 
 def test_ravdess_published_folds(data_root):
-    """Eight classes; every clip is in one test fold, and 1,424 of 1,440 are here."""
+    """Eight classes; every clip is in one test fold."""
     folds = [load_corpus("ravdess", data_root, classes="own", fold=fold) for fold in range(5)]
-    assert sum(len(data["test"]) for data in folds) == 1424
+    assert sum(len(data["test"]) for data in folds) == 1440
     assert set(folds[0]["test"]["speaker"]) == {"2", "5", "14", "15", "16"}
     assert corpus_labels("ravdess", folds[0], "own")[:2] == ["neutral", "calm"]
     whole = load_corpus("ravdess", data_root, calm="drop", fold=4, validation=False)

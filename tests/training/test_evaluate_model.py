@@ -12,9 +12,9 @@ from tiny_data import write_table
 from two_processes import run_two_processes
 
 from triemo.modeling import TriemoForEmotionClassification
-from triemo.training import evaluation_plot
-from triemo.training.emotion_metric import EmotionMetric, scores_for_trainer
 from triemo.training.evaluate_model import main
+from triemo.training.metrics import plots as evaluation_plot
+from triemo.training.metrics.scores import EmotionMetric, scores_for_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,11 +11,22 @@ from tiny_data import write_table
 from tiny_models import tiny_audio_config, tiny_config, tiny_text_config
 
 from triemo.modeling import TriemoForPreTraining, TriemoModel
-from triemo.training.embeddings import Embedded, join_embedded
 from triemo.training.evaluate_pretraining import main
-from triemo.training.linear_probe import linear_probe_scores
-from triemo.training.retrieval_metrics import mean_average_precision, recall_at, retrieval_scores
-from triemo.training.zero_shot import SENTENCES, class_vectors, read_sentences, sentence_scores, zero_shot_scores
+from triemo.training.metrics.probes import (
+    SENTENCES,
+    class_vectors,
+    linear_probe_scores,
+    read_sentences,
+    sentence_scores,
+    zero_shot_scores,
+)
+from triemo.training.metrics.retrieval import (
+    Embedded,
+    join_embedded,
+    mean_average_precision,
+    recall_at,
+    retrieval_scores,
+)
 
 NAMES = ("anger", "joy", "sadness")
 

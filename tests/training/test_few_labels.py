@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from tiny_checkpoint import tiny_classifier
 
-from triemo.training import few_labels
-from triemo.training.few_labels import SharedLabels, best_rate, pretrained_weights, share_of_labels
+from triemo.training.recipes import few_labels
+from triemo.training.recipes.few_labels import SharedLabels, best_rate, pretrained_weights, share_of_labels
 
 LABELS = [[row % 7] for row in range(140)] + [[0, 3]]
 

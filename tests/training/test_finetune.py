@@ -16,9 +16,9 @@ from tiny_runs import arguments
 from two_processes import run_two_processes
 
 from triemo.modeling import TriemoForEmotionClassification
-from triemo.serving.loading import load_reader
+from triemo.serving.reading import load_reader
 from triemo.training.finetune import main
-from triemo.training.finetune_start import load_model
+from triemo.training.start import load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

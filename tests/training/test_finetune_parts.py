@@ -9,8 +9,10 @@ from datasets import Dataset
 from tiny_checkpoint import LABELS, tiny_classifier
 from torch import nn
 
-from triemo.training.finetune_arguments import ModelArguments, parse_arguments
-from triemo.training.finetune_data import (
+from triemo.training.arguments import ModelArguments, parse_arguments
+from triemo.training.data.sampling import MAX_COPIES, CompositeRows, EmotionRows, MixtureSampler
+from triemo.training.run_folder import last_whole_checkpoint
+from triemo.training.sources import (
     class_counts,
     infer_problem,
     load_splits,
@@ -18,10 +20,7 @@ from triemo.training.finetune_data import (
     parse_corpora,
     parse_corpus_options,
 )
-from triemo.training.finetune_folder import last_whole_checkpoint
-from triemo.training.finetune_model import add_lora, class_weights, freeze, parameter_groups
-from triemo.training.finetune_rows import MAX_COPIES, CompositeRows, EmotionRows, MixtureSampler
-from triemo.training.finetune_start import fit_head
+from triemo.training.start import add_lora, class_weights, fit_head, freeze, parameter_groups
 
 # Arguments ---------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from transformers import AutoProcessor
 
 from triemo.modeling import TriemoForEmotionClassification
 from triemo.processing import TASK, TriemoImageProcessor, TriemoProcessor
-from triemo.training.hub_folder import assemble_hub_folder
+from triemo.training.publish.folder import assemble_hub_folder
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 import pytest
 
-from triemo.training.label_maps import (
+from triemo.training.corpora.labels import (
     EMOTIONS,
     FER2013_LABELS,
     LABEL_MAP_VERSION,

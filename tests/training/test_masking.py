@@ -6,7 +6,7 @@ from tiny_checkpoint import tiny_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from triemo.training.masking import mask_whole_words, starts_of_words
+from triemo.training.data.masking import mask_whole_words, starts_of_words
 
 SENTENCES = ["i am so happy this day is fine", "unhappy", "", "what afraidness is this you of the angry day"]
 

@@ -20,11 +20,11 @@ from transformers import AutoModel
 from two_processes import run_two_processes
 
 from triemo.modeling import TriemoForPreTraining, TriemoModel
-from triemo.training.finetune_start import load_model
-from triemo.training.pack_clips import pack_clips
+from triemo.training.arguments import PretrainTrainingArguments, parse_pretrain_arguments
+from triemo.training.data.packing import pack_clips
 from triemo.training.pretrain import main
-from triemo.training.pretrain_arguments import PretrainTrainingArguments, parse_pretrain_arguments
-from triemo.training.pretrain_data import subset_weights
+from triemo.training.pretraining_data import subset_weights
+from triemo.training.start import load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -251,7 +251,7 @@ def test_subsets_of_composites():
 
 def test_configs_of_the_small_model():
     """The second stage starts where the first ends."""
-    configs = ROOT / "training" / "configs"
+    configs = ROOT / "training" / "recipes" / "configs"
     first, second = (
         parse_pretrain_arguments(["--config", str(configs / f"{name}.yaml"), "--use_cpu"])
         for name in ("pretrain_small_projections", "pretrain_small")

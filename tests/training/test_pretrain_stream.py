@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 
-from triemo.training.pretrain_stream import ShardBatches, StreamLoader
-from triemo.training.shard_reader import Position, ShardReader, ShardRows, check_first_row
+from triemo.training.data.shards import Position, ShardReader, ShardRows, check_first_row
+from triemo.training.data.streaming import ShardBatches, StreamLoader
 
 
 def write_shards(folder, sizes, content=b""):

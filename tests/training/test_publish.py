@@ -28,11 +28,11 @@ from typer.testing import CliRunner
 
 from triemo.processing import TASK
 from triemo.serving.cli import app
-from triemo.training.finetune_arguments import ModelArguments
-from triemo.training.finetune_model import add_lora
-from triemo.training.publish_checks import check_loads, first_example
-from triemo.training.publish_folder import assemble_repository
-from triemo.training.publish_push import push_folder
+from triemo.training.arguments import ModelArguments
+from triemo.training.publish.checks import check_loads, first_example
+from triemo.training.publish.folder import assemble_repository
+from triemo.training.publish.push import push_folder
+from triemo.training.start import add_lora
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import torch
 from tiny_checkpoint import save_tiny_checkpoint, tiny_processor
 from transformers import AutoModelForVideoClassification
 
-from triemo.training.hub_folder import assemble_hub_folder
+from triemo.training.publish.folder import assemble_hub_folder
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ import pytest
 from huggingface_hub import HfApi, constants
 from loopback_hub import TOKEN, LoopbackHub
 
-from triemo.training.publish_push import check_repo_id, push_folder
+from triemo.training.publish.push import check_repo_id, push_folder
 
 REPO = ("models", "user/model")
 CARD = "---\nlicense: mit\n---\n# A model\n"
 PUSH = """
 import sys
 from pathlib import Path
-from triemo.training.publish_push import push_folder
+from triemo.training.publish.push import push_folder
 push_folder(Path(sys.argv[1]), "user/model")
 """
 

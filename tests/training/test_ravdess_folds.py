@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from triemo.training import ravdess_folds
+from triemo.training.recipes import ravdess_folds
 
 
 @pytest.fixture

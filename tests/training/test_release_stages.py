@@ -18,15 +18,16 @@ from transformers import (
 )
 
 from triemo.modeling import TriemoAudioConfig, TriemoAudioModel, TriemoForEmotionClassification
-from triemo.training import release, release_audio, release_joint
-from triemo.training.composites import CompositeDataset, draw_composites
-from triemo.training.label_maps import EMOTIONS, label2id
-from triemo.training.pooled_classifier import PooledClassifier
-from triemo.training.release_benchmarks import train_benchmarks
-from triemo.training.release_evaluate import Measured, calibrate, save_half
-from triemo.training.release_run import ReleaseRun
-from triemo.training.release_text import text_scores
-from triemo.training.voice_statistics import voice_logits
+from triemo.training.corpora.labels import EMOTIONS, label2id
+from triemo.training.data.composites import CompositeDataset, draw_composites
+from triemo.training.recipes import audio as release_audio
+from triemo.training.recipes import joint as release_joint
+from triemo.training.recipes import release
+from triemo.training.recipes.benchmarks import train_benchmarks
+from triemo.training.recipes.measure import Measured, calibrate, save_half
+from triemo.training.recipes.stages import ReleaseRun
+from triemo.training.recipes.text import PooledClassifier, text_scores
+from triemo.training.recipes.voice import voice_logits
 
 WORDS = ["angry", "gross", "scared", "happy", "plain", "sad", "wow"]
 
@@ -223,16 +224,11 @@ def test_release_is_half_on_disk_and_single_when_loaded(model, tmp_path):
 def test_stage_reports_are_written_and_not_repeated(tmp_path, monkeypatch):
     calls = []
 
-    def stage(name: str):
-        kind = name.rsplit("_", 1)[1]
+    def train(run, stage_name, *, epochs: int = 1) -> dict:
+        calls.append((stage_name, epochs, run.seed))
+        return {}
 
-        def train(run, stage_name, *, epochs: int = 1) -> dict:
-            calls.append((stage_name, epochs, run.seed))
-            return {}
-
-        return type("Module", (), {f"train_{kind}": staticmethod(train)})
-
-    monkeypatch.setattr(release, "import_module", stage)
+    monkeypatch.setattr(release, "KINDS", dict.fromkeys(release.KINDS, train))
     config = tmp_path / "stages.yaml"
     config.write_text(
         "seed: 5\nstages: [{name: face, kind: vision, epochs: 3}, {name: words, kind: text}, "

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from triemo.training.seed_spread import main, seed_spread
+from triemo.training.recipes.seed_spread import main, seed_spread
 
 
 def results(*scores: float) -> list[dict]:

@@ -10,8 +10,8 @@ from datasets import load_dataset
 from tiny_data import write_face, write_voice
 
 from triemo.serving.pack import pack
-from triemo.training.pack_clips import pack_clips
-from triemo.training.shards import BrokenShardError, list_shards, read_shard
+from triemo.training.data.packing import pack_clips
+from triemo.training.data.shards import BrokenShardError, list_shards, read_shard
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import json
 import pytest
 from datasets import Dataset, DatasetDict
 
-from triemo.training import splits
-from triemo.training.corpora import RAVDESS_SPLITS
-from triemo.training.splits import (
+from triemo.training.corpora.official import RAVDESS_SPLITS
+from triemo.training.data import splits
+from triemo.training.data.splits import (
     check_no_leakage,
     find_duplicates,
     load_split,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
-from triemo.training.tables import load_table
+from triemo.training.data.tables import load_table
 
 
 def write(path: Path, text: str) -> Path:

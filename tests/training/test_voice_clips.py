@@ -2,8 +2,8 @@
 
 import torch
 
-from triemo.training.augmentation import warp_log_mel
-from triemo.training.voice_clips import pad_frames
+from triemo.training.data.augmentation import warp_log_mel
+from triemo.training.recipes.voice import pad_frames
 
 
 def clips(*lengths: int) -> list[torch.Tensor]:

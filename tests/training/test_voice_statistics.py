@@ -4,8 +4,14 @@ import pytest
 import torch
 
 from triemo.modeling import TriemoAudioConfig, TriemoAudioModel
-from triemo.training.voice_clips import VoiceClips, pad_frames
-from triemo.training.voice_statistics import clip_logits, fit_statistics, standardise_states, voice_logits
+from triemo.training.recipes.voice import (
+    VoiceClips,
+    clip_logits,
+    fit_statistics,
+    pad_frames,
+    standardise_states,
+    voice_logits,
+)
 
 
 def tiny_tower(layers: int = 1, **fields) -> TriemoAudioModel:

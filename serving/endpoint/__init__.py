@@ -1,0 +1,3 @@
+"""The handler of an Inference Endpoint; it travels alone."""
+
+__all__: list[str] = []

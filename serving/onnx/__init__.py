@@ -1,0 +1,3 @@
+"""Reads an exported graph without torch."""
+
+__all__: list[str] = []

@@ -1,0 +1,317 @@
+"""The pipeline's call on onnxruntime, without torch: what `triemo export` wrote, from a file on disk to scores.
+
+    reader = OnnxEmotionReader("onnx/")
+    reader("clip.mp4", top_k=3)
+    reader([{"text": "Leave me alone."}, {"audio": "voice.wav"}], batch_size=2)
+
+Needs onnxruntime, tokenizers, numpy, Pillow and, for sound and video files, PyAV; the command line also typer.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+from triemo.serving.onnx.faces import OnnxFaceDetector
+from triemo.serving.onnx.processing.clips_triemo import Clip
+from triemo.serving.onnx.processing.face_crops_triemo import picture_arrays
+from triemo.serving.onnx.processing.faces_triemo import resolve_face_detector
+from triemo.serving.onnx.processing.image_settings_triemo import checked_image_settings
+from triemo.serving.onnx.processing.media_sources_triemo import fetch, is_media_source
+from triemo.serving.onnx.processing.media_triemo import load_audio, waveform_from_array
+from triemo.serving.onnx.processing.samples_triemo import TASK, has_sound, read_input, sample_frames, stack_padded
+from triemo.serving.onnx.processing.sampling_rates_triemo import check_sampling_rate, resample_by_ffmpeg
+from triemo.serving.reading import MASKS
+
+__all__ = ["OnnxConfig", "OnnxEmotionReader", "OnnxInputs"]
+
+# TODO-MERGE onnx_inputs --------------------
+# From one input, as people give it, to the arrays an exported graph takes.
+#
+
+
+class OnnxInputs:
+    """
+    Args:
+        facts: the graph's description (`training.export.describe`).
+        folder: holds `tokenizer.json`.
+        shapes: of the graph's inputs by name, numbers where a side is fixed.
+        make_detector: the face detector for a detection size and a smallest face, None where there is none.
+    """
+
+    def __init__(
+        self,
+        facts: Mapping[str, Any],
+        folder: Path,
+        shapes: Mapping[str, list],
+        make_detector: Callable[[int, int], Any],
+    ) -> None:
+        self.modalities: tuple[str, ...] = tuple(facts["modalities"])
+        self.shapes = shapes
+        self.pad_token_id = 0
+        self._make_detector = make_detector
+        self._detectors: dict[tuple[int, int], Any] = {}
+        if "text" in self.modalities:
+            file = folder / "tokenizer.json"
+            if not file.is_file():
+                raise ValueError(f"model: no tokenizer.json beside the graph in {folder}.")
+            self.pad_token_id = facts["text"]["pad_token_id"]
+            self._tokenizer = Tokenizer.from_file(str(file))
+            self._tokenizer.no_padding()
+            self._tokenizer.enable_truncation(facts["text"]["max_length"])
+        if "audio" in self.modalities:
+            self._sampling_rate = facts["audio"]["sampling_rate"]
+        if "vision" in self.modalities:
+            self._settings = checked_image_settings(facts["vision"])
+            self._video_frame_rate = facts["video_frame_rate"]
+
+    def arrays(
+        self,
+        input_: Any,
+        use_sound_track: bool = True,
+        sampling_rate: int | None = None,
+        **clip_options: Any,
+    ) -> dict[str, np.ndarray]:
+        """
+        The arrays of what an input has, a batch of one.
+
+        Args:
+            input_: as the pipeline takes it.
+            use_sound_track: whether the sound of a video counts.
+            sampling_rate: of sound given as an array, in Hz.
+            clip_options: `num_frames`, `frame_rate` (Hz).
+
+        Raises:
+            ValueError: unknown keys, unreadable media, a modality that the graph lacks, or nothing to read from.
+        """
+        given = read_input(input_)
+        clip = fetch(given.get("videos"))
+        data = self._text(given.get("text"))
+        sound = given.get("audio")
+        if sound is None and "audio" in self.modalities and use_sound_track and has_sound(clip):
+            sound = clip
+        for name, modality in (("text", "text"), ("audio", "audio"), ("videos", "vision"), ("images", "vision")):
+            if given.get(name) is not None and modality not in self.modalities:
+                raise ValueError(f"the input has {name}, but this model has no {modality} (it has {self.modalities}).")
+        if sound is not None:
+            waveform = self._waveform(sound, sampling_rate)
+            data["input_values"] = waveform[None]
+            data["audio_attention_mask"] = np.ones((1, len(waveform)), dtype=np.int64)
+        if "vision" in self.modalities:
+            settings = checked_image_settings({**self._settings, **clip_options})
+            frames = sample_frames(given.get("images"), clip, settings["num_frames"], settings["frame_rate"])
+            if frames is not None:
+                pictures, _ = picture_arrays([Clip(*frames)], settings, lambda: self._detector(settings))
+                data |= pictures
+        if not any(data[mask].any() for mask in MASKS.values() if mask in data):
+            raise ValueError("no face was found, and the input has neither text nor sound besides.")
+        return data
+
+    def completed(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """All of the graph's inputs: one masked step of each modality that a batch lacks, and times for stills."""
+        given = dict(arrays)
+        batch = len(next(iter(arrays.values())))
+        for name, shape in self.shapes.items():
+            if name in given:
+                continue
+            if name == "video_times" and "pixel_values" in given:
+                steps = np.arange(given["pixel_values"].shape[1], dtype=np.float32) / np.float32(
+                    self._video_frame_rate
+                )
+                given[name] = np.broadcast_to(steps, (batch, len(steps))).copy()
+                continue
+            kind = np.float32 if name in ("input_values", "pixel_values", "video_times") else np.int64
+            given[name] = np.zeros([batch, 1, *shape[2:]], dtype=kind)
+        return given
+
+    def modality_mask(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(batch, 3) bool: which of text, audio, vision each sample has."""
+        batch = len(next(iter(arrays.values())))
+        absent = np.zeros(batch, dtype=bool)
+        return np.stack([arrays[mask].any(1) if mask in arrays else absent for mask in MASKS.values()], axis=1)
+
+    def _text(self, text: Any) -> dict[str, np.ndarray]:
+        if text is None:
+            return {}
+        if not isinstance(text, str):
+            raise ValueError(f"text must be a string, got {type(text).__name__}.")
+        if not text.strip():
+            return {}
+        tokens = np.array([self._tokenizer.encode(text).ids], dtype=np.int64) if "text" in self.modalities else None
+        return {} if tokens is None else {"input_ids": tokens, "attention_mask": np.ones_like(tokens)}
+
+    def _waveform(self, source: Any, sampling_rate: int | None) -> np.ndarray:
+        """Mono samples at the graph's rate. Arrays are resampled by FFmpeg, as files are; torch is not asked."""
+        if is_media_source(source):
+            return load_audio(source, self._sampling_rate)
+        rate = sampling_rate
+        if isinstance(source, Mapping):
+            rate = source.get("sampling_rate")
+            source = source.get("array", source.get("raw"))
+            if rate is None:
+                raise ValueError('Sound given as {"array", ...} must state its "sampling_rate" in Hz, got none.')
+        waveform = waveform_from_array(source)
+        rate = self._sampling_rate if rate is None else check_sampling_rate(rate)
+        return waveform if rate == self._sampling_rate else resample_by_ffmpeg(waveform, rate, self._sampling_rate)
+
+    def _detector(self, settings: Mapping[str, Any]) -> Any:
+        kind = settings["face_detector"] if settings["do_detect_faces"] else None
+        if kind is None:
+            return None
+        sizes = (settings["detection_size"], settings["min_face_size"])
+        if sizes not in self._detectors:
+            own = self._make_detector(*sizes) if kind in ("auto", "mtcnn") else None
+            self._detectors[sizes] = resolve_face_detector(own or kind, None, *sizes)
+        return self._detectors[sizes]
+
+
+GRAPHS = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
+METADATA = "triemo"
+_PARAMETERS = ("use_sound_track", "sampling_rate", "num_frames", "frame_rate")
+
+
+@dataclass(frozen=True)
+class OnnxConfig:
+    """What of a checkpoint's config the runtime needs; names as there."""
+
+    id2label: dict[int, str]
+    problem_type: str
+    calibration_temperature: float | dict[str, float]
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.id2label)
+
+    def temperature_of(self, modality_mask: Sequence[bool]) -> float:
+        """The calibration temperature for a sample that has these of text, audio, vision."""
+        if not isinstance(self.calibration_temperature, dict):
+            return float(self.calibration_temperature)
+        subset = "+".join(name for name, present in zip(MASKS, modality_mask, strict=True) if present)
+        return float(self.calibration_temperature.get(subset, 1.0))
+
+
+class OnnxEmotionReader:
+    """
+    Emotion scores for one input or many; inputs and answers as those of the `multimodal-emotion-recognition` pipeline.
+
+    Args:
+        path: the folder that `triemo export` wrote, or one of its graphs.
+        precision: "fp32" or "int8", which of the folder's graphs.
+        threads: processor threads; as many as there are cores by default.
+
+    Raises:
+        ValueError: no graph there, or one that `triemo export` did not write.
+    """
+
+    def __init__(self, path: str | Path, precision: str = "fp32", threads: int | None = None) -> None:
+        path = Path(path).expanduser()
+        if precision not in GRAPHS:
+            raise ValueError(f"precision must be one of {sorted(GRAPHS)}, got {precision!r}.")
+        file = path / GRAPHS[precision] if path.is_dir() else path
+        if not file.is_file():
+            raise ValueError(f"model: no graph at {file}, expected what `triemo export` writes.")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; its optimiser warns of nodes that it leaves as they are
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        # Weights stored in int8 are expanded when the file is loaded, and not again at every call.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        try:
+            self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors share no narrower class
+            raise ValueError(f"model: cannot load {file}: {error}") from error
+        described = self.session.get_modelmeta().custom_metadata_map.get(METADATA)
+        if described is None:
+            raise ValueError(f"model: {file} carries no description, expected what `triemo export` writes.")
+        facts: dict[str, Any] = json.loads(described)
+        self.config = OnnxConfig(
+            dict(enumerate(facts["labels"])), facts["problem_type"], facts["calibration_temperature"]
+        )
+        folder = file.parent
+
+        def make_detector(detection_size: int, min_face_size: int) -> OnnxFaceDetector | None:
+            if not OnnxFaceDetector.is_in(folder):
+                return None
+            return OnnxFaceDetector(folder, options, detection_size, min_face_size)
+
+        shapes = {entry.name: entry.shape for entry in self.session.get_inputs()}
+        self._inputs = OnnxInputs(facts, folder, shapes, make_detector)
+
+    @property
+    def model(self) -> "OnnxEmotionReader":
+        """Itself: as of a pipeline, `reader.model.config` is the config."""
+        return self
+
+    def __call__(self, inputs: Any, top_k: int | None = None, batch_size: int = 1, **parameters: Any) -> Any:
+        """
+        The answer for one input, a list of them for a list; for a generator or a dataset, an iterator.
+
+        Args:
+            inputs: path, URL or bytes of a video, sound or image file, or a dict with any of `text`, `audio`, `video`,
+                `image`; or many of these.
+            top_k: how many labels to return, best first; all by default.
+            batch_size: how many inputs go through the graph at once; they may differ in modalities and lengths.
+            parameters: `use_sound_track`, `sampling_rate` (Hz), `num_frames`, `frame_rate` (Hz).
+
+        Returns:
+            For each input a list of `{"label", "score"}`.
+
+        Raises:
+            ValueError: an unknown parameter, media that cannot be read, or nothing to read from.
+        """
+        unknown = sorted(set(parameters) - set(_PARAMETERS))
+        if unknown:
+            known = f"top_k, batch_size, {', '.join(_PARAMETERS)}"
+            raise ValueError(f"{TASK} got unknown parameters {unknown}; accepted: {known}.")
+        for name, value in (("top_k", top_k), ("batch_size", batch_size)):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+        if isinstance(inputs, (list, tuple)):
+            return list(self._answers(inputs, top_k, batch_size, parameters))
+        if isinstance(inputs, Iterator) or hasattr(inputs, "select_columns"):
+            return self._answers(inputs, top_k, batch_size, parameters)
+        return next(self._answers([inputs], top_k, 1, parameters))
+
+    def _answers(
+        self, inputs: Iterable, top_k: int | None, batch_size: int, parameters: dict[str, Any]
+    ) -> Iterator[list[dict[str, Any]]]:
+        waiting = iter(inputs)
+        while samples := [self.preprocess(input_, **parameters) for input_ in islice(waiting, batch_size)]:
+            outputs = self.forward(self._collated(samples))
+            for row in range(len(samples)):
+                yield self.postprocess({name: value[row : row + 1] for name, value in outputs.items()}, top_k)
+
+    def preprocess(self, input_: Any, **parameters: Any) -> dict[str, np.ndarray]:
+        """One input to the arrays of a batch of one; parameters as in a call."""
+        return self._inputs.arrays(input_, **parameters)
+
+    def _collated(self, samples: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        names = dict.fromkeys(name for sample in samples for name in sample)
+        padding = {"input_ids": self._inputs.pad_token_id}
+        return {name: stack_padded([sample.get(name) for sample in samples], padding.get(name, 0)) for name in names}
+
+    def forward(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """`logits` (batch, classes) and `modality_mask` (batch, 3) bool, which of text, audio, vision each has."""
+        given = self._inputs.completed(arrays)
+        (logits,) = self.session.run(["logits"], given)
+        return {"logits": logits, "modality_mask": self._inputs.modality_mask(given)}
+
+    def postprocess(self, outputs: Mapping[str, np.ndarray], top_k: int | None = None) -> list[dict[str, Any]]:
+        """Scores of the labels of the first sample, best first."""
+        logits = outputs["logits"][0].astype(np.float64)
+        scaled = logits / self.config.temperature_of(outputs["modality_mask"][0].tolist())
+        if self.config.problem_type == "regression":
+            scores = logits
+        elif self.config.problem_type == "multi_label_classification":
+            scores = 1 / (1 + np.exp(-scaled))
+        else:
+            scores = np.exp(scaled - scaled.max())
+            scores /= scores.sum()
+        order = np.argsort(-scores, kind="stable")[:top_k].tolist()
+        return [{"label": self.config.id2label[index], "score": float(scores[index])} for index in order]

@@ -1,0 +1,167 @@
+"""Tables for people, 80 columns wide at most where the terminal is no wider."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from triemo.serving.reading import Evidence, Reading, Subset
+from triemo.serving.samples import Sample
+
+__all__ = [
+    "DISCLAIMER",
+    "NAMES",
+    "fallback_note",
+    "listed",
+    "percent",
+    "print_contributions",
+    "print_disclaimer",
+    "print_reading",
+    "print_sample",
+    "print_subsets",
+    "print_summary",
+    "read_from",
+]
+
+# TODO-MERGE wording --------------------
+# Names for people: what the model calls text, audio and vision are words, voice and face to them.
+#
+
+NAMES = {"text": "words", "audio": "voice", "vision": "face"}
+DISCLAIMER = "Triemo reads expression, not inner feeling."
+
+
+def listed(modalities: Sequence[str]) -> str:
+    """("text", "audio") to "words and voice"."""
+    names = [NAMES[name] for name in modalities]
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def read_from(modalities: Sequence[str], faces: tuple[int, int] | None) -> str:
+    """What a prediction rests on, such as "words, voice, face (14 of 16 frames)"."""
+    parts = [NAMES[name] for name in modalities]
+    if "vision" in modalities and faces is not None and faces[1] > 1:
+        parts[-1] += f" ({faces[0]} of {faces[1]} frames)"
+    return ", ".join(parts)
+
+
+def fallback_note(missing: Sequence[str], modalities: Sequence[str]) -> str:
+    """What was missing and what was read instead; empty if nothing was."""
+    if not missing:
+        return ""
+    what = " and ".join(missing)
+    return f"{what[0].upper()}{what[1:]}: read from {listed(modalities)} alone."
+
+
+def percent(score: float, signed: bool = False) -> str:
+    """A share of 1 with one decimal, "72.3 %"."""
+    return f"{100 * score:{'+' if signed else ''}.1f} %"
+
+
+_BAR_WIDTH = 30
+
+
+def print_sample(console: Console, sample: Sample, evidence: Evidence) -> None:
+    """What was given, what of it was read, and what was missing."""
+    for what, name in (("Clip", "video"), ("Picture", "image"), ("Sound", "audio"), ("Words", "text")):
+        if name in sample.inputs:
+            given = sample.inputs[name] if isinstance(sample.inputs[name], str) else sample.file
+            _line(console, f"{what + ':':<11}{given}")
+    _line(console, f"Read from: {read_from(evidence.modalities, evidence.faces)}")
+    note = fallback_note(evidence.missing, evidence.modalities)
+    if note:
+        _line(console, f"Note:      {note}", style="yellow")
+
+
+def print_reading(console: Console, reading: Reading, top_k: int | None, is_share: bool = True) -> None:
+    """One sample: a row for each emotion, best first. `is_share`: scores are parts of 1."""
+    print_sample(console, reading.sample, reading.evidence)
+    table = _table()
+    table.add_column("Emotion")
+    table.add_column("Score", justify="right")
+    if is_share:
+        table.add_column()
+    for rank, entry in enumerate(reading.scores[:top_k]):
+        score = entry["score"]
+        cells = [percent(score), _bar(console, score)] if is_share else [f"{score:.3f}"]
+        table.add_row(escape(entry["label"]), *cells, style="bold" if rank == 0 else None)
+    console.print(table)
+
+
+def print_summary(console: Console, readings: Sequence[Reading], top_k: int | None, is_share: bool = True) -> None:
+    """Several samples: a row for each, with the first or the `top_k` first emotions."""
+    table = _table()
+    table.add_column("File", overflow="fold")
+    table.add_column("Emotion")
+    table.add_column("Score", justify="right")
+    table.add_column("Read from", overflow="fold")
+    for reading in readings:
+        best = reading.scores[: top_k or 1]
+        table.add_row(
+            escape(reading.sample.name),
+            "\n".join(escape(entry["label"]) for entry in best),
+            "\n".join(percent(entry["score"]) if is_share else f"{entry['score']:.3f}" for entry in best),
+            read_from(reading.evidence.modalities, reading.evidence.faces),
+        )
+    console.print(table)
+    for reading in readings:
+        note = fallback_note(reading.evidence.missing, reading.evidence.modalities)
+        if note:
+            _line(console, f"{reading.sample.name}: {note}", style="yellow")
+
+
+def print_subsets(console: Console, scores: Mapping[Subset, Mapping[str, float]]) -> None:
+    """A row for each emotion, a column for each subset of the modalities, in percent; below, what each reads."""
+    best = {subset: max(by_label, key=by_label.__getitem__) for subset, by_label in scores.items()}
+    everything = max(scores, key=len)
+    table = _table()
+    table.add_column("%", footer="reads")
+    for subset in scores:
+        # One name above the other, so that seven columns fit into 80 characters.
+        title = "all" if subset == everything and len(subset) == 3 else "\n+ ".join(NAMES[name] for name in subset)
+        table.add_column(title, justify="right", footer=escape(best[subset]))
+    table.show_footer = True
+    for label in scores[everything]:
+        cells = [f"{100 * by_label[label]:.1f}" for by_label in scores.values()]
+        marked = [
+            f"[bold green]{cell}[/]" if best[subset] == label else cell
+            for subset, cell in zip(scores, cells, strict=True)
+        ]
+        table.add_row(escape(label), *marked)
+    console.print(table)
+
+
+def print_contributions(console: Console, label: str, empty: float, parts: Mapping[str, float]) -> None:
+    """The way from the score without input to the one with everything, a row for each step."""
+    total = empty + sum(parts.values())
+    _line(console, f"What makes it {label} (Shapley values, in percentage points)", style="bold")
+    table = _table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column()
+    table.add_row("without input", f"{100 * empty:.1f}", _bar(console, empty))
+    for name, part in parts.items():
+        table.add_row(NAMES[name], f"{100 * part:+.1f}", _bar(console, abs(part)), style="red" if part < 0 else None)
+    table.add_row("together", f"{100 * total:.1f}", _bar(console, total), style="bold")
+    console.print(table)
+
+
+def print_disclaimer(console: Console) -> None:
+    _line(console, DISCLAIMER, style="dim")
+
+
+def _table(**options: Any) -> Table:
+    return Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", **options)
+
+
+def _line(console: Console, text: str, style: str | None = None) -> None:
+    """Text as it is: a path is neither markup nor to be broken in the middle."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _bar(console: Console, share: float) -> str:
+    block = "#" if console.options.ascii_only else "█"
+    return block * round(_BAR_WIDTH * min(share, 1.0))

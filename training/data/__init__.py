@@ -1,0 +1,3 @@
+"""A table or shards in, batches out."""
+
+__all__: list[str] = []

@@ -1,0 +1,378 @@
+"""Rows of shards, dealt out to readers, in an order that a killed run takes up exactly.
+
+One *reader* is one worker of one process. In every epoch the shards are put in another order and dealt out to the
+readers; a reader fills a block of rows, shuffles it and hands it out. So its place is a few small numbers, and to go
+on from it means to fill one block again, however far into the corpus that is. (A rolling shuffle buffer mixes as well,
+but its content is the history of the run, which a resumed one does not have.)
+"""
+
+import json
+import logging
+import math
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch.utils.data import get_worker_info
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from triemo.training.common import joined_seed
+from triemo.training.data.columns import INPUT_COLUMNS, MEDIA_COLUMNS
+from triemo.training.data.tables import SPLIT_ALIASES
+
+__all__ = [
+    "BrokenShardError",
+    "COLUMN_SUFFIXES",
+    "Position",
+    "ShardReader",
+    "ShardRows",
+    "check_first_row",
+    "column_of",
+    "list_shards",
+    "read_shard",
+    "row_ticket",
+]
+
+logger = logging.getLogger(__name__)
+
+# TODO-MERGE shards --------------------
+# Shards of clips: WebDataset tar files and parquet files, on this disk or behind a URL, as rows of an emotion table.
+#
+# A sample of a tar is the run of members that share a key: `0001.mp4`, `0001.txt`, `0001.json`. The suffix tells the
+# column (`COLUMN_SUFFIXES`); the fields of the json become columns of their own. A parquet file has the columns of an
+# emotion table. Rows come in the order of the file, one at a time, media still encoded.
+#
+
+COLUMN_SUFFIXES = {
+    "text": ("txt", "text", "transcript"),
+    "audio": ("wav", "flac", "mp3", "ogg", "opus", "m4a", "aac", "aiff", "wma"),
+    "video": ("mp4", "mkv", "webm", "avi", "mov", "m4v", "mpg", "mpeg", "flv", "3gp"),
+    "image": ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"),
+    "label": ("cls", "label"),
+}
+_COLUMN_OF = {suffix: column for column, suffixes in COLUMN_SUFFIXES.items() for suffix in suffixes}
+_TAR = re.compile(r"\.(tar|tar\.gz|tgz|tar\.bz2|tar\.xz)$", re.IGNORECASE)
+_PARQUET = re.compile(r"\.parquet$", re.IGNORECASE)
+# As WebDataset splits a name: the key ends at the first dot after the last slash.
+_MEMBER = re.compile(r"^((?:.*/|)[^./][^.]*)[.]([^/]+)$")
+_PARQUET_ROWS = 16
+
+
+class BrokenShardError(ValueError):
+    """A shard that ends too early or whose bytes make no sense; the rows before that point were given out."""
+
+
+def column_of(suffix: str) -> str | None:
+    """The column that a file suffix (without the dot) stands for; None for what is no sample's part."""
+    return _COLUMN_OF.get(suffix.lower())
+
+
+def list_shards(where: str | Path) -> dict[str, list[str]]:
+    """
+    Shards by split.
+
+    Args:
+        where: a folder, a file, a pattern (`shards/*.tar`), any of these behind `hf://`, `https://` or another scheme
+            of fsspec, or the id of a dataset on the Hub.
+
+    Returns:
+        Sorted paths or URLs, keyed by split: of the file's name (`validation-00003.tar`) or of a folder above it;
+        `train` where no name says any.
+
+    Raises:
+        ValueError: nothing there, or tar and parquet files side by side.
+    """
+    text = str(where)
+    if not Path(text).expanduser().exists() and re.fullmatch(r"[\w.\-]+/[\w.\-]+", text):
+        text = f"hf://datasets/{text}"
+    try:
+        system, root = fsspec.core.url_to_fs(str(Path(text).expanduser()) if "://" not in text else text)
+        names = system.find(root) if system.isdir(root) else system.glob(root)
+    except (OSError, ValueError, ImportError) as error:
+        raise ValueError(f"shards: cannot list {where} ({error})") from error
+    is_local = "file" in ([system.protocol] if isinstance(system.protocol, str) else system.protocol)
+    found = {kind: sorted(filter(kind.search, names)) for kind in (_TAR, _PARQUET)}
+    if all(found.values()):
+        raise ValueError(f"shards: got tar and parquet files in {where}, expected one kind; give a pattern")
+    splits: dict[str, list[str]] = {}
+    for name in found[_TAR] or found[_PARQUET]:
+        inner = name.removeprefix(root) if system.isdir(root) else name.rsplit("/", 1)[-1]
+        splits.setdefault(_split_of(inner), []).append(name if is_local else system.unstrip_protocol(name))
+    if not splits:
+        raise ValueError(f"shards: got no tar or parquet file at {where}, expected some")
+    return splits
+
+
+def _split_of(name: str) -> str:
+    *folders, file = name.strip("/").lower().split("/")
+    for part in (re.split(r"[-_.]", file)[0], *reversed(folders)):
+        if part in SPLIT_ALIASES:
+            return SPLIT_ALIASES[part]
+    return "train"
+
+
+def read_shard(path: str, start: int = 0, column_map: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
+    """
+    Rows of one shard.
+
+    Args:
+        path: as `list_shards` gives it.
+        start: rows to pass over, without reading their media where the file can be searched.
+        column_map: our name to that of a suffix, of a json field or of a parquet column, as `{"text": "caption"}`.
+
+    Yields:
+        Emotion-table rows; `row` says where one stood.
+
+    Raises:
+        BrokenShardError: from where on it cannot be read.
+        ValueError: when it is not there.
+    """
+    try:
+        opened = fsspec.open(path, "rb")
+        is_local = "file" in opened.fs.protocol
+        with opened as file:
+            read = _parquet_rows if _PARQUET.search(path) else _tar_rows
+            number = start
+            try:
+                for row in read(file, path, start, is_local):
+                    yield _named_columns(row, column_map)
+                    number += 1
+            except (tarfile.TarError, EOFError, zlib.error, pa.ArrowInvalid) as error:
+                raise BrokenShardError(f"shard: cannot read {path} after row {number} ({error})") from error
+    except FileNotFoundError as error:
+        raise ValueError(f"shard: got no file {path}, expected it") from error
+
+
+def _tar_rows(file: BinaryIO, path: str, start: int, is_local: bool) -> Iterator[dict[str, Any]]:
+    # Behind a URL the file is read in one go: every search would be another request.
+    with tarfile.open(fileobj=file, mode="r:*" if is_local else "r|*") as archive:
+        key, number, row = None, -1, dict[str, Any]()
+        for member in archive:
+            archive.members.clear()  # else it keeps every header of the shard
+            match = _MEMBER.match(member.name)
+            if not member.isfile() or match is None:
+                continue
+            if match[1] != key:
+                if number >= start:
+                    yield row
+                key, number = match[1], number + 1
+                row = {"row": f"{path}:{key}"}
+            if number >= start:
+                content = archive.extractfile(member)
+                if content is not None:
+                    row.setdefault(match[2].lower(), (content.read(), member.name))
+        if number >= start:
+            yield row
+
+
+def _parquet_rows(file: BinaryIO, path: str, start: int, is_local: bool) -> Iterator[dict[str, Any]]:
+    table = pq.ParquetFile(file, pre_buffer=not is_local)
+    first = 0
+    for group in range(table.num_row_groups):
+        rows = table.metadata.row_group(group).num_rows
+        if first + rows > start:
+            number = first
+            for batch in table.iter_batches(_PARQUET_ROWS, row_groups=[group]):
+                if number + len(batch) > start:
+                    skipped = max(0, start - number)
+                    for index, values in enumerate(batch.slice(skipped).to_pylist(), start=number + skipped + 1):
+                        yield {**values, "row": f"{path}:{index}"}
+                number += len(batch)
+        first += rows
+
+
+def _named_columns(row: dict[str, Any], column_map: Mapping[str, str] | None) -> dict[str, Any]:
+    """What a tar's members or a parquet's cells are, by the names of an emotion table."""
+    cells: dict[str, Any] = {}  # by the names of the file
+    columns: dict[str, Any] = {}  # by ours
+    fields: dict[str, Any] = {}
+    for name, value in row.items():
+        column = name
+        if isinstance(value, tuple):
+            content, member = value
+            suffix = name.rsplit(".", 1)[-1]
+            if suffix == "json":
+                fields = _fields(content, member, row["row"])
+                continue
+            column = column_of(suffix) or name
+            if column in MEDIA_COLUMNS:
+                value = {"bytes": content, "path": member}
+            else:
+                value = content.decode("utf-8", errors="replace").strip()
+        elif name in MEDIA_COLUMNS and isinstance(value, bytes):
+            value = {"bytes": value, "path": None}
+        cells[name] = value
+        columns.setdefault(column, value)
+    cells |= fields
+    columns = {**fields, **columns}
+    for ours, theirs in (column_map or {}).items():
+        value = cells.get(theirs, columns.get(theirs))
+        columns[ours] = {"bytes": value, "path": None} if ours in MEDIA_COLUMNS and isinstance(value, bytes) else value
+    return columns
+
+
+def _fields(content: bytes, member: str, row: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(content)
+    except ValueError as error:
+        logger.warning(f"{row}: {member} is no JSON ({error}); its fields are left out.")
+        return {}
+    return {str(key): value for key, value in fields.items() if key != "row"} if isinstance(fields, dict) else {}
+
+
+class Position(NamedTuple):
+    """
+    Where a reader stands.
+
+    Args:
+        epoch: passes it has finished.
+        piece, row: piece of the epoch and row in it, at which the present block began.
+        given: rows of the block that were given out.
+        seen, broken: rows given out so far, and those of them that could not be read.
+        broken_shards: shards that ended too early, before the present block.
+    """
+
+    epoch: int = 0
+    piece: int = 0
+    row: int = 0
+    given: int = 0
+    seen: int = 0
+    broken: int = 0
+    broken_shards: int = 0
+
+
+def row_ticket(name: str, epoch: int) -> int:
+    """A number for one draw of one row, the same whoever reads it: its masks and augmentation depend on it."""
+    digest = blake2b(name.encode(), digest_size=5).digest()
+    return (epoch << 40) + int.from_bytes(digest, "big")
+
+
+def check_first_row(paths: Sequence[str], column_map: Mapping[str, str] | None) -> None:
+    """Raises ValueError when the first shard is empty or its first row has no input column."""
+    row = next(iter(read_shard(paths[0], 0, column_map)), None)
+    if row is None:
+        raise ValueError(f"shards: got no row in {paths[0]}, expected some")
+    if not any(row.get(name) is not None for name in INPUT_COLUMNS):
+        raise ValueError(
+            f"columns: got {sorted(row)} in {row['row']}, expected one of {INPUT_COLUMNS}; see `column_map`"
+        )
+
+
+class ShardReader:
+    """
+    One reader's rows, without an end.
+
+    Args:
+        paths: all shards, in the same order for every reader.
+        reader, readers: which of how many this is. Fewer shards than readers are read by several, each taking every
+            n-th row.
+        seed: of the order.
+        buffer: rows of a block; 1 keeps the order within a shard.
+        column_map: see `read_shard`.
+        group: if given, rows of like cost come together, in runs of so many.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        reader: int,
+        readers: int,
+        seed: int = 0,
+        buffer: int = 1000,
+        column_map: Mapping[str, str] | None = None,
+        group: int | None = None,
+    ) -> None:
+        self.share = math.ceil(readers / len(paths))
+        self.pieces = [(path, part) for path in paths for part in range(self.share)]
+        self.reader, self.readers, self.seed = reader, readers, seed
+        self.buffer, self.column_map, self.group = max(1, buffer), column_map, group
+        self.broken_shards = 0
+
+    def rows(self, position: Position) -> Iterator[tuple[dict[str, Any], Position]]:
+        """Rows from a position on, each with the position after it; `seen` and `broken` are the caller's to count."""
+        given, empty = position.given, 0
+        source = self.epoch_rows(position)
+        while True:
+            block = list(islice(source, self.buffer))
+            is_last = len(block) < self.buffer
+            empty = empty + 1 if is_last and not block and (position.piece, position.row) == (0, 0) else 0
+            if empty > self.readers:
+                raise ValueError(f"shards: reader {self.reader} of {self.readers} got no row in {empty} passes.")
+            after = block[-1][1] if block and not is_last else Position(position.epoch + 1)
+            after = after._replace(broken_shards=self.broken_shards)
+            order = self.order([row for row, _ in block], position)
+            for index in range(given, len(order)):
+                row = block[order[index]][0]
+                block[order[index]] = ({}, position)  # what was given out need not stay in memory
+                yield row, position._replace(given=index + 1)
+            if is_last:
+                source = self.epoch_rows(after)
+            position, given = after, 0
+
+    def epoch_rows(self, position: Position) -> Iterator[tuple[dict[str, Any], Position]]:
+        """The rest of an epoch in the order of the shards, each row with where the next one begins."""
+        pieces, start = self.epoch_pieces(position.epoch), position.row
+        self.broken_shards = position.broken_shards
+        for number in range(position.piece, len(pieces)):
+            path, part = pieces[number]
+            try:
+                for at, row in enumerate(read_shard(path, start, self.column_map), start=start):
+                    if at % self.share == part:
+                        ticket = row_ticket(f"{path.rsplit('/', 1)[-1]}:{at}", position.epoch)
+                        yield {**row, "ticket": ticket}, Position(position.epoch, number, at + 1)
+            except BrokenShardError as error:
+                self.broken_shards += 1
+                logger.warning(f"{error}; the rest of it is passed over.")
+            start = 0
+
+    def epoch_pieces(self, epoch: int) -> list[tuple[str, int]]:
+        """This reader's pieces of an epoch: every process deals the same hand."""
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.pieces))
+        return [self.pieces[index] for index in order[self.reader :: self.readers]]
+
+    def order(self, block: Sequence[Mapping[str, Any]], position: Position) -> list[int]:
+        if self.buffer == 1 or not block:
+            return list(range(len(block)))
+        key = (self.seed, position.epoch, self.reader, position.piece, position.row)
+        if self.group is None:
+            return np.random.default_rng(key).permutation(len(block)).tolist()
+        generator = torch.Generator().manual_seed(joined_seed(*key))
+        return get_length_grouped_indices([_cost(row) for row in block], self.group, generator=generator)
+
+
+def _cost(row: Mapping[str, Any]) -> int:
+    """A rough cost: letters of the text and bytes of encoded media."""
+    media = [value["bytes"] for value in row.values() if isinstance(value, Mapping) and value.get("bytes")]
+    return len(str(row.get("text") or "")) + sum(map(len, media)) // 100
+
+
+class ShardRows(torch.utils.data.IterableDataset):
+    """
+    Encoded rows in the order of the shards, for validation; the collator decodes them.
+
+    Args:
+        paths: the shards.
+        limit: rows at most; 0 takes all.
+        column_map: see `read_shard`.
+    """
+
+    def __init__(self, paths: Sequence[str], limit: int = 0, column_map: Mapping[str, str] | None = None) -> None:
+        self.paths, self.limit, self.column_map = list(paths), limit, column_map
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        if worker is not None and worker.id > 0:  # one reads for all: each would yield every row
+            return
+        rows = (row for path in self.paths for row in read_shard(path, 0, self.column_map))
+        for number, row in enumerate(islice(rows, self.limit or None)):
+            yield {**row, "ticket": number}

@@ -1,0 +1,212 @@
+"""The model card: `model_card.md` filled from `metrics.json`, and the check that its figures are those measured."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from triemo.training.publish.figures import (
+    details_table,
+    figure_rows,
+    figures_table,
+    find_group,
+    replace_figures,
+    subset_rows,
+)
+
+__all__ = [
+    "EXAMPLE",
+    "PROBES",
+    "TEMPLATE",
+    "check_card",
+    "eval_results",
+    "plain_card",
+    "read_metrics",
+    "released_card",
+]
+
+TEMPLATE = Path(__file__).resolve().parents[2] / "model_card.md"
+EXAMPLE = "Oh wow, you really came!"  # said in demo.mp4
+WATTS = 15  # a busy server core with its share of memory and cooling; an assumption, and the card says so
+# Sentences that mislead a reader of words, and what a person would say of them.
+PROBES = (
+    ("Great, another meeting that could have been an email.", "anger"),
+    ("I am not happy about this at all.", "sadness"),
+    ("She passed away peacefully last night.", "sadness"),
+    ("That trick was sick, do it again!", "joy"),
+    ("I laughed until I cried.", "joy"),
+    ("The train leaves at nine.", "neutral"),
+    ("Don't look now, but somebody is following us.", "fear"),
+    ("He chews with his mouth open, I can't watch.", "disgust"),
+)
+# Per corpus: task, id and name of the data set, and split, as the Hub's model-index asks for them.
+_DATASETS = {
+    "goemotions_test": ("text-classification", "google-research-datasets/go_emotions", "GoEmotions, ekman", "test"),
+    "meld_test": ("text-classification", "declare-lab/MELD", "MELD, words alone", "test"),
+    "ravdess_actors_21_24_calm_merged": ("audio-classification", "ravdess", "RAVDESS, calm merged", "actors 21-24"),
+    "ravdess_actors_21_24_calm_dropped": ("audio-classification", "ravdess", "RAVDESS, calm dropped", "actors 21-24"),
+    "fer2013_private_test": ("image-classification", "fer2013", "FER2013", "PrivateTest"),
+}
+_METRICS = {"accuracy": "accuracy", "uar": "recall", "macro_f1": "f1", "weighted_f1": "f1"}
+
+
+def eval_results(metrics: Mapping[str, Any]) -> list[EvalResult]:
+    """Each test figure and the seven subsets, rounded to four decimals."""
+    results = []
+    for path, _, measure, value in figure_rows(metrics):
+        task, dataset, name, split = _DATASETS[path.split(".")[0]]
+        results.append(
+            EvalResult(
+                task_type=task,
+                dataset_type=dataset,
+                dataset_name=name,
+                dataset_config="calm dropped" if "dropped" in path else None,
+                dataset_split=split,
+                metric_type=_METRICS[path.rpartition(".")[2]],
+                metric_name=measure,
+                metric_value=round(value, 4),
+            )
+        )
+    for shown, subset, scores in subset_rows(metrics):
+        for key, measure in (("uar", "UAR"), ("accuracy", "accuracy")):
+            results.append(
+                EvalResult(
+                    task_type="video-classification",
+                    dataset_type="triemo-composites-synthetic",
+                    dataset_name=f"Synthetic composites, {shown}",
+                    dataset_config=subset,
+                    dataset_split="test",
+                    metric_type=_METRICS[key],
+                    metric_name=measure,
+                    metric_value=round(scores[key], 4),
+                )
+            )
+    return results
+
+
+def released_card(template: str, repo: str, metrics: Mapping[str, Any], reader: Any, **shown: Any) -> str:
+    """
+    The template filled, with the figures as `model-index`.
+
+    Args:
+        template: Markdown with Jinja fields and YAML before it, such as `model_card.md`.
+        repo: `user/name`.
+        metrics: what `metrics.json` holds.
+        reader: the pipeline of the checkpoint, whose answers the card shows.
+        shown: further fields of the template: `has_handler`, `has_onnx`, `example_label`.
+    """
+    read = [reader({"text": sentence}, top_k=1)[0] for sentence, _ in PROBES]
+    weakest = [
+        (corpus, *min(((name, row["recall"]) for name, row in classes.items()), key=lambda pair: pair[1]))
+        for corpus, classes in find_group(metrics, "per_class").items()
+    ]
+    card = ModelCard.from_template(
+        ModelCardData(),
+        template_str=template,
+        repo=repo,
+        metrics=metrics,
+        labels=list(reader.model.config.id2label.values()),
+        corpora=list(metrics.get("corpora_sha256", {})),
+        figures=figures_table(metrics),
+        details=details_table(metrics),
+        subgroups=find_group(metrics, "subgroups"),
+        weakest=weakest,
+        probes=[(*probe, one["label"], one["score"]) for probe, one in zip(PROBES, read, strict=True)],
+        hours=sum(metrics.get("training_minutes", {}).values()) / 60,
+        watts=WATTS,
+        **shown,
+    )
+    if "meld" in metrics.get("corpora_sha256", {}):
+        card.data["datasets"] = [*card.data["datasets"], "declare-lab/MELD"]
+    card.data["model_name"] = repo.rpartition("/")[2]
+    card.data["eval_results"] = eval_results(metrics)
+    return f"{card}\n"
+
+
+def plain_card(repo: str, labels: list[str], example: str, base_model: str | None, is_adapter: bool) -> str:
+    """A card for a model of one's own, which says no more than is known."""
+    data = ModelCardData(
+        library_name="peft" if is_adapter else "transformers",
+        pipeline_tag="video-classification",
+        tags=["emotion-recognition", "multimodal", "triemo", *(["lora"] if is_adapter else [])],
+        base_model=base_model,
+    )
+    if is_adapter and base_model:
+        data["base_model_relation"] = "adapter"
+    body = f"""
+# {repo.rpartition("/")[2]}
+
+A Triemo {"LoRA adapter" if is_adapter else "model"} that reads emotion from text, speech and video in any combination:
+{", ".join(labels)}. It reads expression, not inner feeling. No figures were measured for this card.
+
+## Use
+
+```python
+{example}```
+
+## Not for
+
+Hiring, policing, border control, surveillance, credit, education, diagnosis or any decision about a person.
+"""
+    return f"---\n{data.to_yaml()}\n---\n{body}"
+
+
+def check_card(card: str, metrics: Mapping[str, Any] | None) -> None:
+    """
+    Check a finished card as far as that goes without the Hub.
+
+    Args:
+        card: the text of README.md.
+        metrics: what `metrics.json` holds, None where there is none.
+
+    Raises:
+        ValueError: the metadata cannot be read, or a table, a result or a figure with three decimals in the text is
+            not that of `metrics`.
+    """
+    parsed = ModelCard(card)  # its own validation of YAML and model-index
+    if not parsed.data.to_dict():
+        raise ValueError("card: expected metadata as YAML between two lines of ---, got none.")
+    languages = parsed.data.get("language") or []
+    for code in [languages] if isinstance(languages, str) else languages:
+        if not re.fullmatch(r"[a-z]{2,3}|code|multilingual", str(code)):
+            raise ValueError(f"card: language: got {code!r}, expected a code of two or three letters.")
+    if not (metrics and "figures" in metrics):
+        return
+    if replace_figures(card, figures_table(metrics)) != card or details_table(metrics) not in card:
+        raise ValueError("card: its tables are not those of metrics.json; make the card anew from model_card.md.")
+    stated = [_comparable(result) for result in parsed.data.get("eval_results") or []]
+    measured = [_comparable(result) for result in eval_results(metrics)]
+    differ = [one for one in stated if one not in measured] or [one for one in measured if one not in stated]
+    if differ:
+        raise ValueError(f"card: model-index is not that of metrics.json, first at {differ[0]}.")
+    known = {f"{value:.3f}" for value in _numbers(metrics)}
+    prose = "\n".join(line for line in parsed.text.splitlines() if not line.startswith("|"))
+    unknown = sorted(set(re.findall(r"(?<![\w.-])[01]\.\d{3}(?!\d)", prose)) - known - _computed(metrics))
+    if unknown:
+        raise ValueError(f"card: metrics.json has no figure {', '.join(unknown)}.")
+
+
+def _comparable(result: EvalResult) -> dict[str, Any]:
+    return {name: value for name, value in vars(result).items() if value is not None}
+
+
+def _computed(metrics: Mapping[str, Any]) -> set[str]:
+    """Figures that the tables derive, such as means over folds."""
+    return set(re.findall(r"[01]\.\d{3}", f"{figures_table(metrics)}{details_table(metrics)}"))
+
+
+def _numbers(values: Any) -> Iterator[float]:
+    if isinstance(values, Mapping | list):
+        for value in values.values() if isinstance(values, Mapping) else values:
+            yield from _numbers(value)
+    elif isinstance(values, int | float):
+        yield float(values)
+
+
+def read_metrics(checkpoint: Path) -> dict[str, Any] | None:
+    """What `metrics.json` holds, or None where there is none."""
+    file = checkpoint / "metrics.json"
+    return json.loads(file.read_text("utf-8")) if file.is_file() else None

@@ -1,0 +1,233 @@
+"""The measured figures of a checkpoint's `metrics.json` as Markdown tables, for README.md and the model card.
+
+python training/publish/figures.py     # renews the table between the `figures` marks of README.md
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+__all__ = [
+    "SUBSET_NAMES",
+    "details_table",
+    "figure_rows",
+    "figures_table",
+    "find_group",
+    "interval",
+    "replace_figures",
+    "subset_rows",
+]
+
+BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
+SUBSET_NAMES = {"text": "words", "audio": "voice", "vision": "face"}
+COMPOSITES, CALIBRATION = "composites_test_synthetic", "expected_calibration_error"
+
+_MEASURES = {"macro_f1": "macro F1", "weighted_f1": "weighted F1", "uar": "UAR", "accuracy": "accuracy"}
+_GOEMOTIONS = "GoEmotions, official test, ekman, words alone"
+# Where a figure lies in metrics.json, and what it is called.
+_ROWS = (
+    ("goemotions_test.multi_label.macro_f1", _GOEMOTIONS, "macro F1, multi-label"),
+    ("goemotions_test.single_label.weighted_f1", f"{_GOEMOTIONS}, rows with one label", "weighted F1"),
+    *((f"meld_test.{key}", "MELD, official test, words alone", _MEASURES[key]) for key in ("weighted_f1", "macro_f1")),
+    *(
+        (f"ravdess_actors_21_24_calm_{calm}.{key}", f"RAVDESS, actors 21-24, {how}, voice alone", _MEASURES[key])
+        for calm, how in (("merged", "calm merged into neutral"), ("dropped", "calm dropped"))
+        for key in ("weighted_f1", "uar")
+    ),
+    *(
+        (f"fer2013_private_test.{key}", "FER2013, PrivateTest, face alone", _MEASURES[key])
+        for key in ("accuracy", "uar")
+    ),
+)
+_MODALITY_TESTS = {
+    "audio": "RAVDESS, voice",
+    "text": "GoEmotions, words",
+    "text_meld": "MELD, words",
+    "vision": "FER2013, face",
+}
+_ORDER = ("support", "samples", "precision", "recall", "f1", *_MEASURES)
+
+
+def figures_table(metrics: Mapping[str, Any]) -> str:
+    """
+    The main tables: every corpus's test, calibration, and the seven subsets, rounded to three decimals.
+
+    What `metrics` lacks gives no row. An interval is given where `per_class` has the recalls and counts behind it.
+    """
+    rows = [
+        (test, measure, f"{value:.3f}", interval(metrics, path) or "-")
+        for path, test, measure, value in figure_rows(metrics)
+    ]
+    for name, error in sorted(find_group(metrics, CALIBRATION).items()):
+        least = f" ({error['if_calibrated']:.3f} if calibrated perfectly)" if "if_calibrated" in error else ""
+        measure = f"expected calibration error, before / after temperature{least}"
+        rows.append((_MODALITY_TESTS.get(name, name), measure, f"{error['before']:.3f} / {error['after']:.3f}", "-"))
+    tables = [_table(("test", "measure", "value", "95 % interval"), rows)] if rows else []
+    subsets = [(name, f"{scores['uar']:.3f}", f"{scores['accuracy']:.3f}") for name, _, scores in subset_rows(metrics)]
+    if subsets:
+        tables.append(
+            "Synthetic composites (a sentence, a voice and a face of the same emotion, joined from the three test "
+            "sets;\nthey do not say how well real clips are read):"
+        )
+        tables.append(_table(("modalities", "UAR", "accuracy"), subsets))
+    return "\n\n".join(tables)
+
+
+def details_table(metrics: Mapping[str, Any]) -> str:
+    """Per class, per subgroup, temperatures, folds and few-label training, each under a heading, as far as given."""
+    parts = []
+    per_class = find_group(metrics, "per_class")
+    for corpus, classes in per_class.items():
+        parts.append(f"### Per class: {corpus}\n\n{_scores_table('class', classes)}")
+    for grouping, groups in find_group(metrics, "subgroups").items():
+        parts.append(f"### By subgroup: {grouping}\n\n{_scores_table('group', groups)}")
+    for name, title in (
+        ("calibration_temperatures", "Calibration temperatures"),
+        ("ravdess_five_folds", "RAVDESS, five folds of actors"),
+        ("meld_fine_tuned", "MELD, words alone, after fine-tuning on it"),
+    ):
+        rows = [(path.replace("_", " "), shown) for path, shown in _leaves(find_group(metrics, name))]
+        if rows:
+            parts.append(f"### {title}\n\n{_table(('', 'value'), rows)}")
+    parts += _pretraining_tables(find_group(metrics, "pretraining"))
+    return "\n\n".join(parts)
+
+
+def _pretraining_tables(pretraining: Mapping[str, Any]) -> Iterator[str]:
+    """Few labels by share, without beside with pretraining; and zero-shot by corpus and wording."""
+    for share, arms in pretraining.get("few_labels", {}).items():
+        if "with" in arms:
+            rows = [
+                (name, *(next(shown for _, shown in _leaves(arms[arm][name])) for arm in ("without", "with")))
+                for name in arms["without"]
+            ]
+            header = ("UAR", "without pretraining", "with")
+            yield f"### Fine-tuning on {share}, with and without pretraining\n\n{_table(header, rows)}"
+    rows = [
+        (f"{corpus}, {modality}", wording, _shown(scores["uar"]))
+        for corpus, modalities in pretraining.get("zero_shot", {}).get("zero_shot", {}).items()
+        for modality, wordings in modalities.items()
+        for wording, scores in wordings.items()
+        if isinstance(scores, Mapping)
+    ]
+    if rows:
+        yield f"### Pretrained: zero-shot, chance 0.143\n\n{_table(('test', 'sentences', 'UAR'), rows)}"
+
+
+def figure_rows(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, str, float]]:
+    """Path, test, measure and value of every test figure there is; of subsets, the path names theirs."""
+    for path, test, measure in _ROWS:
+        value: Any = find_group(metrics, path.split(".")[0])
+        for part in path.split(".")[1:]:
+            value = value.get(part, {})
+        if isinstance(value, int | float):
+            yield path, test, measure, float(value)
+
+
+def find_group(metrics: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A group of figures, under `figures` or beside it; empty where there is none."""
+    return metrics.get("figures", {}).get(name) or metrics.get(name) or {}
+
+
+def interval(metrics: Mapping[str, Any], path: str) -> str | None:
+    """
+    What 95 of 100 test sets of this size would give, as "0.612-0.655": the test's sampling, not the training's seed.
+
+    For accuracy Wilson's interval (1927), for UAR the normal one of a mean of independent recalls. None for other
+    measures, and where `per_class` does not yield the very figure.
+    """
+    figure, _, measure = path.rpartition(".")
+    corpus = figure.split(".")[0]
+    named = [name for name in find_group(metrics, "per_class") if corpus.startswith(name) or figure == name]
+    if not named or measure not in ("accuracy", "uar"):
+        return None
+    classes = find_group(metrics, "per_class")[max(named, key=len)].values()
+    recalls = [(row["recall"], row["support"]) for row in classes if row["support"]]
+    total = sum(support for _, support in recalls)
+    value = next(found for place, _, _, found in figure_rows(metrics) if place == path)
+    z = 1.96
+    if measure == "accuracy":
+        again = sum(recall * support for recall, support in recalls) / total
+        centre = (again + z**2 / (2 * total)) / (1 + z**2 / total)
+        half = z / (1 + z**2 / total) * (again * (1 - again) / total + z**2 / (4 * total**2)) ** 0.5
+    else:
+        again = centre = fmean(recall for recall, _ in recalls)
+        half = z * sum(recall * (1 - recall) / support for recall, support in recalls) ** 0.5 / len(recalls)
+    if abs(again - value) > 1e-6:
+        return None
+    return f"{centre - half:.3f}-{centre + half:.3f}"
+
+
+def replace_figures(document: str, table: str) -> str:
+    """The document with the table between its marks.
+
+    Raises ValueError if a mark is missing.
+    """
+    if BEGIN not in document or END not in document:
+        raise ValueError(f"expected the marks {BEGIN} and {END} in the document, got none.")
+    head, rest = document.split(BEGIN, 1)
+    return f"{head}{BEGIN}\n{table}\n{END}{rest.split(END, 1)[1]}"
+
+
+def subset_rows(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, float]]]:
+    """Of each of the seven subsets that was scored: its shown name, its key and its scores, the smallest first."""
+    scored = {frozenset(key.split("+")): (key, scores) for key, scores in find_group(metrics, COMPOSITES).items()}
+    for subset in (chosen for size in (1, 2, 3) for chosen in combinations(SUBSET_NAMES, size)):
+        if frozenset(subset) in scored:
+            yield (" + ".join(SUBSET_NAMES[name] for name in subset), *scored[frozenset(subset)])
+
+
+def _scores_table(first: str, groups: Mapping[str, Mapping[str, Any]]) -> str:
+    names = {key for scores in groups.values() for key, value in scores.items() if isinstance(value, int | float)}
+    columns = sorted(names, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
+    rows = [(group, *(_shown(scores.get(column)) for column in columns)) for group, scores in groups.items()]
+    return _table((first, *(_MEASURES.get(name, name.replace("_", " ")) for name in columns)), rows)
+
+
+def _leaves(values: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every figure in nested dicts; a list of several, or a mean with its spread, is one figure."""
+    spreads = ("std", "spread", "standard_deviation")
+    spread = next((values[name] for name in spreads if name in values), None) if isinstance(values, Mapping) else None
+    if isinstance(values, Mapping) and "mean" in values and isinstance(spread, int | float):
+        yield path, f"{_shown(values['mean'])} ± {_shown(spread)}"
+    elif isinstance(values, Mapping):
+        for name, value in values.items():
+            if name not in ("settings", "seed"):
+                yield from _leaves(value, f"{path}, {name}" if path else str(name))
+    elif isinstance(values, list) and len(values) > 1 and all(isinstance(value, int | float) for value in values):
+        yield path, f"{fmean(values):.3f} ± {stdev(values):.3f} over {len(values)}"
+    elif isinstance(values, int | float):
+        yield path, _shown(values)
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" if line is not lines[1] else f"|{'|'.join(line)}|" for line in lines)
+
+
+def main() -> None:
+    root = Path(__file__).resolve().parents[2]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--metrics", type=Path, default=root / "checkpoints" / "triemo-small" / "metrics.json")
+    parser.add_argument("--documents", type=Path, nargs="+", default=[root / "README.md"])
+    args = parser.parse_args()
+    table = figures_table(json.loads(args.metrics.read_text()))
+    for path in args.documents:
+        unfinished = path.with_suffix(".part")
+        unfinished.write_text(replace_figures(path.read_text(), table))
+        unfinished.replace(path)
+        print(f"figures of {args.metrics} -> {path}")
+
+
+if __name__ == "__main__":
+    main()

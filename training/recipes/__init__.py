@@ -1,0 +1,3 @@
+"""How the released checkpoint was made and measured; not part of the installed package."""
+
+__all__: list[str] = []

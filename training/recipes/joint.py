@@ -1,0 +1,262 @@
+"""The joint part of the small checkpoint: joint encoder, fusion and head on frozen towers, over all seven subsets.
+
+Shapes: B batch, L tokens, T log-mel frames, F video frames.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer
+
+from triemo.modeling import TriemoForEmotionClassification
+from triemo.training.corpora.labels import EMOTIONS, label2id, to_soft_target
+from triemo.training.corpora.official import load_fer2013, load_ravdess
+from triemo.training.data.augmentation import augment_faces, augment_log_mel, normalise_faces, warp_log_mel
+from triemo.training.data.composites import SUBSETS, CompositeDataset, draw_composites, item_classes
+from triemo.training.metrics.scores import classification_scores
+from triemo.training.recipes.audio import seven_classes
+from triemo.training.recipes.stages import ReleaseRun, train_resumable, trainer_arguments
+from triemo.training.recipes.text import MAX_TOKENS, load_texts
+from triemo.training.recipes.vision import FacePixels
+from triemo.training.recipes.voice import log_mel_frames, pad_frames, voice_logits
+
+__all__ = ["Corpora", "TriModalCollator", "predict_logits", "single_modality", "subset_logits", "train_joint"]
+
+FACE_SIZE = 96
+MAX_FRAMES = 4
+
+
+class Corpora:
+    """One split of the corpora in memory: sentences, log-mel clips, grey faces, and their class indices.
+
+    `text_rows` says which sentences are of which corpus: corpus -> (first, behind the last).
+    """
+
+    def __init__(self, data: str | None, split: str, text_corpora: Sequence[str] = ("goemotions", "meld")) -> None:
+        self.texts: list[str] = []
+        self.labels: dict[str, list[list[int]]] = {"text": []}
+        self.text_rows: dict[str, tuple[int, int]] = {}
+        for corpus in text_corpora:
+            texts, classes = load_texts(data, corpus, split)
+            self.text_rows[corpus] = (len(self.texts), len(self.texts) + len(texts))
+            self.texts += texts
+            self.labels["text"] += classes
+        self.voice = load_ravdess(data)[split]
+        faces = FacePixels(load_fer2013(data)[split])
+        self.clips, self.pixels = log_mel_frames(self.voice["path"]), faces.pixels
+        self.labels["audio"] = [[label] for label in self.voice["label"]]
+        self.labels["vision"] = [[label] for label in faces.labels.tolist()]
+
+
+class TriModalCollator:
+    """Items of `composites` as the model's tensors. A row without a modality has an all-zero mask there.
+
+    With `augment`, voices are warped and masked, and a face becomes one to four augmented frames in 4 s.
+    """
+
+    def __init__(self, corpora: Corpora, tokenizer: PreTrainedTokenizerBase, augment: bool) -> None:
+        self.corpora, self.tokenizer, self.augment = corpora, tokenizer, augment
+
+    def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
+        batch = {"labels": torch.stack([torch.as_tensor(item["label"]) for item in items])}
+        for name, build in (("text", self.texts), ("audio", self.voices), ("vision", self.faces)):
+            owners = torch.tensor([index for index, item in enumerate(items) if name in item["rows"]])
+            if len(owners):
+                tensors = build([items[index]["rows"][name] for index in owners])
+                for key, value in tensors.items():
+                    batch[key] = value.new_zeros(len(items), *value.shape[1:]).index_copy_(0, owners, value)
+        return batch
+
+    def texts(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        texts = [self.corpora.texts[row] for row in rows]
+        return dict(self.tokenizer(texts, truncation=True, max_length=MAX_TOKENS, padding=True, return_tensors="pt"))
+
+    def voices(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        clips = [self.corpora.clips[row] for row in rows]
+        if not self.augment:
+            features, mask = pad_frames(clips)
+            return {"input_features": features, "audio_attention_mask": mask}
+        # The frozen tower hears worse through every change of its input: half of the clips stay as they are.
+        changed = torch.rand(len(clips)) < 0.5
+        clips = [
+            warp_log_mel(clip, max_stretch=0.12, max_cut=0.1) if warp else clip
+            for clip, warp in zip(clips, changed, strict=True)
+        ]
+        features, mask = pad_frames(clips)
+        masked = augment_log_mel(features, mask, time_masks=1, frequency_masks=1, noise_probability=0.3)
+        features = torch.where(changed[:, None, None], masked, features)
+        return {"input_features": features, "audio_attention_mask": mask}
+
+    def faces(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        pixels = self.corpora.pixels[rows]
+        if not self.augment:
+            images = normalise_faces(pixels, FACE_SIZE)[:, None]
+            return {"pixel_values": images, "video_attention_mask": torch.ones(len(rows), 1, dtype=torch.long)}
+        # Half of the faces are stills, the others clips of two to four frames.
+        frames = torch.where(torch.rand(len(rows)) < 0.5, 1, torch.randint(2, MAX_FRAMES + 1, (len(rows),)))
+        mask = (torch.arange(int(frames.max())) < frames[:, None]).long()
+        owner, step = mask.nonzero(as_tuple=True)
+        images = augment_faces(pixels[owner], FACE_SIZE)
+        values = images.new_zeros(*mask.shape, *images.shape[1:])
+        values[owner, step] = images
+        times = (torch.rand(mask.shape) * 4).sort(dim=1).values
+        return {"pixel_values": values, "video_attention_mask": mask, "video_times": times}
+
+
+class FrozenTowerTrainer(Trainer):
+    """Keeps the towers in evaluation mode, for a frozen BatchNorm must not follow the batches.
+
+    With `calm_weight`, examples of the voice alone learn what the tower's statistics say in place of their label, calm
+    counting so much: there are few speakers, and a regularised linear map reads less from who speaks than what is
+    trained on labels.
+    """
+
+    def __init__(self, *args, calm_weight: float | None = None, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.calm_weight = calm_weight
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        for name in ("text_tower", "audio_tower", "vision_tower"):
+            getattr(model.triemo, name).eval()
+        tensors = {name: value for name, value in inputs.items() if name != "labels"}
+        outputs = model(**tensors)
+        targets = inputs["labels"] if self.calm_weight is None else self.taught(inputs["labels"], tensors, model)
+        smoothing = model.config.label_smoothing if model.training else 0.0
+        loss = F.cross_entropy(outputs.logits.float(), targets, label_smoothing=smoothing)
+        return (loss, {"logits": outputs.logits}) if return_outputs else loss
+
+    @torch.no_grad()
+    def taught(self, labels: torch.Tensor, inputs: dict[str, torch.Tensor], model) -> torch.Tensor:
+        """Targets (B, C) with the statistics' probabilities in the rows that hold a voice and nothing else."""
+        if "audio_attention_mask" not in inputs:
+            return labels
+        alone = inputs["audio_attention_mask"].any(1)
+        for mask in ("attention_mask", "video_attention_mask"):
+            if mask in inputs:
+                alone = alone & ~inputs[mask].any(1)
+        if not alone.any():
+            return labels
+        tower = model.triemo.audio_tower.encoder
+        logits = voice_logits(tower, inputs["input_features"][alone], inputs["audio_attention_mask"][alone])
+        targets = labels.clone()
+        targets[alone] = seven_classes(logits, self.calm_weight).to(labels.dtype)
+        return targets
+
+
+def single_modality(corpora: Corpora, name: str) -> list[dict]:
+    """Every row of one corpus as an item of that modality alone."""
+    return [
+        {"rows": {name: row}, "label": np.array(to_soft_target(list(classes)), dtype=np.float32)}
+        for row, classes in enumerate(corpora.labels[name])
+    ]
+
+
+@torch.no_grad()
+def predict_logits(model, collator: TriModalCollator, items: list[dict], batch_size: int = 32) -> torch.Tensor:
+    """Logits (N, C) of every item, without augmentation, in the order given."""
+
+    def cost(index: int) -> tuple[int, int]:
+        rows = items[index]["rows"]
+        clip = len(collator.corpora.clips[rows["audio"]]) if "audio" in rows else 0
+        return clip, len(collator.corpora.texts[rows["text"]]) if "text" in rows else 0
+
+    model.eval()
+    order = sorted(range(len(items)), key=cost)
+    logits = torch.zeros(len(items), len(EMOTIONS))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = collator([items[index] for index in chosen])
+        batch.pop("labels")
+        logits[chosen] = model(**batch).logits.float()
+    return logits
+
+
+def subset_logits(model, collator: TriModalCollator, items: list[dict]) -> dict[str, torch.Tensor]:
+    """Logits (N, C) from each of the seven subsets, by name such as `text+audio`; items have all three modalities."""
+    result = {}
+    for subset in SUBSETS:
+        kept = [{**item, "rows": {name: item["rows"][name] for name in subset}} for item in items]
+        result["+".join(subset)] = predict_logits(model, collator, kept)
+    return result
+
+
+def train_joint(
+    run: ReleaseRun,
+    name: str,
+    *,
+    text: str,
+    audio: str,
+    vision: str,
+    text_corpora: list[str],
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    balance: float,
+    label_smoothing: float,
+    calm_weight: float | None,
+) -> dict:
+    """Trains what joins the towers and saves the whole model to `<output>/<name>`.
+
+    Args:
+        run: folders and seed.
+        name: of the stage.
+        text, audio, vision: the stages whose towers are taken.
+        text_corpora: where sentences come from; a corpus named twice is drawn from twice as often.
+        steps: of the optimiser.
+        batch_size: examples a step.
+        learning_rate: at its peak.
+        balance: of `CompositeDataset`.
+        label_smoothing: share of a label's mass that all classes get.
+        calm_weight: what calm counts where the statistics of the audio tower teach the examples of the voice alone;
+            null lets their labels teach them.
+    """
+    torch.manual_seed(run.seed)
+    model = TriemoForEmotionClassification.from_encoders_pretrained(
+        text=str(run.folder(text)),
+        audio=str(run.folder(audio)),
+        vision=str(run.folder(vision)),
+        id2label=dict(enumerate(EMOTIONS)),
+        label2id=label2id,
+        label_smoothing=label_smoothing,
+        hidden_dropout=0.1,
+        classifier_dropout=0.2,
+    )
+    for tower in ("text_tower", "audio_tower", "vision_tower"):
+        getattr(model.triemo, tower).requires_grad_(False)
+    tokenizer = AutoTokenizer.from_pretrained(run.folder(text))
+    train = Corpora(run.data, "train", text_corpora)
+    validation = Corpora(run.data, "validation", list(dict.fromkeys(text_corpora)))
+    trainer = FrozenTowerTrainer(
+        model=model,
+        args=trainer_arguments(
+            run,
+            name,
+            per_device_train_batch_size=batch_size,
+            max_steps=steps,
+            learning_rate=learning_rate,
+            weight_decay=0.05,
+            train_sampling_strategy="sequential",
+            eval_strategy="no",
+            save_strategy="steps",
+            save_steps=200,
+            save_total_limit=1,
+            logging_steps=50,
+        ),
+        calm_weight=calm_weight,
+        train_dataset=CompositeDataset(train.labels, steps * batch_size, seed=run.seed, balance=balance),
+        data_collator=TriModalCollator(train, tokenizer, augment=True),
+    )
+    train_resumable(trainer)
+    # A user who fine-tunes the release starts from a plain loss.
+    model.config.label_smoothing = 0.0
+    model.save_pretrained(run.folder(name))
+    tokenizer.save_pretrained(run.folder(name))
+    items = draw_composites(validation.labels, per_class=40, seed=run.seed)
+    found = subset_logits(model, TriModalCollator(validation, tokenizer, augment=False), items)
+    labels = item_classes(items)
+    return {
+        "validation_composites": {name: classification_scores(x.numpy(), labels) for name, x in found.items()},
+        "steps": steps,
+    }

@@ -1,0 +1,195 @@
+"""Data of `finetune.py`: tables and corpora as weighted parts, and what their labels ask for."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, concatenate_datasets
+
+from triemo.training.corpora.registry import load_corpus
+from triemo.training.data.collation import NoModalityError
+from triemo.training.data.sampling import MAX_COPIES
+from triemo.training.data.tables import load_table
+
+__all__ = [
+    "check_labels",
+    "class_counts",
+    "drop_empty_rows",
+    "infer_problem",
+    "load_splits",
+    "parse_column_map",
+    "parse_corpora",
+    "parse_corpus_options",
+]
+
+logger = logging.getLogger(__name__)
+
+
+def parse_corpora(text: str) -> dict[str, float]:
+    """`"meld:1.0,goemotions:0.5"` as names and weights; no weight is 1. Raises ValueError for anything else."""
+    weights: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, number = part.partition(":")
+        try:
+            weight = float(number or 1)
+        except ValueError as error:
+            raise ValueError(f"corpora: got the weight {number!r} for {name}, expected a number.") from error
+        if not 0 < weight < MAX_COPIES or name in weights:
+            raise ValueError(f"corpora: got {part!r}, expected each once with a weight above 0, below {MAX_COPIES}.")
+        weights[name] = weight
+    if not weights:
+        raise ValueError(f"corpora: got {text!r}, expected names such as meld:1.0,goemotions:0.5.")
+    return weights
+
+
+def parse_corpus_options(text: str | None, names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """`'{"ravdess": {"calm": "drop"}}'`, options of the readers of `names`. Raises ValueError for anything else."""
+    try:
+        options = json.loads(text) if text else {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"corpus_options: got {text!r}, which is no JSON: {error}.") from error
+    if not isinstance(options, dict) or not all(isinstance(given, dict) for given in options.values()):
+        raise ValueError(
+            f'corpus_options: got {text!r}, expected a mapping such as {{"ravdess": {{"calm": "drop"}}}}.'
+        )
+    unknown = sorted(set(options) - set(names))
+    if unknown:
+        raise ValueError(f"corpus_options: got {unknown}, expected some of the corpora {', '.join(names)}.")
+    return options
+
+
+def parse_column_map(text: str | None) -> dict[str, str] | None:
+    """`"text=Utterance,label=Emotion"` or a JSON object. Raises ValueError for anything else."""
+    if not text:
+        return None
+    if text.lstrip().startswith("{"):
+        try:
+            return {str(ours): str(theirs) for ours, theirs in json.loads(text).items()}
+        except json.JSONDecodeError as error:
+            raise ValueError(f"column_map: got {text!r}, which is no JSON: {error}.") from error
+    pairs = [part.partition("=") for part in text.split(",")]
+    if any(not (ours and middle and theirs) for ours, middle, theirs in pairs):
+        raise ValueError(f'column_map: got {text!r}, expected "ours=theirs,ours=theirs".')
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+
+
+def load_splits(
+    table: str | None,
+    corpora: str | None,
+    root: str | None = None,
+    column_map: str | None = None,
+    classes: str = "seven",
+    streaming: bool = False,
+    merge: bool = False,
+    corpus_options: str | None = None,
+) -> dict[str, dict[str, tuple[Any, float]]]:
+    """
+    `{split: {part: (dataset, weight)}}`; a table is one part, of weight 1. With `merge` the only split is `all`, every
+    row of the table.
+
+    Raises:
+        ValueError: what cannot be read, an empty split, a speaker in two splits, naming the row.
+    """
+    if table is not None:
+        share = {"validation_share": 0.0} if merge else {}
+        loaded = load_table(table, None, parse_column_map(column_map), streaming, root, **share)
+        if merge:
+            loaded = {"all": concatenate_datasets(list(loaded.values()))}
+        splits: dict[str, dict[str, tuple[Any, float]]] = {
+            name: {Path(table).stem: (data, 1.0)} for name, data in loaded.items()
+        }
+    elif merge:
+        raise ValueError("split: all is for a table; a corpus is scored on one of its splits.")
+    else:
+        splits, weights = {}, parse_corpora(corpora or "")
+        options = parse_corpus_options(corpus_options, weights)
+        for name, weight in weights.items():
+            for found, data in load_corpus(name, root=root, classes=classes, **options.get(name, {})).items():
+                splits.setdefault(found, {})[name] = (data, weight)
+    for name, parts in splits.items():
+        for part, (data, _) in parts.items():
+            if not streaming and len(data) == 0:
+                raise ValueError(f"split {name}: got no row of {part}, expected some.")
+    return splits
+
+
+def drop_empty_rows(dataset: Dataset, encode: Callable[[Mapping[str, Any]], Any], name: str) -> Dataset:
+    """
+    Leave out rows in which there is nothing to score, such as a picture without a face, and say how many.
+
+    Raises:
+        ValueError: naming the row whose media cannot be read; a figure over the rest would be another figure.
+    """
+    kept = []
+    for index, row in enumerate(dataset):
+        try:
+            encode(row)
+            kept.append(index)
+        except NoModalityError as error:
+            logger.warning(f"{name}: left out, {error}")
+    if not kept:
+        raise ValueError(f"{name}: got no row with words, sound or a face, expected some.")
+    if len(kept) < len(dataset):
+        logger.warning(f"{name}: {len(dataset) - len(kept)} of {len(dataset)} rows hold nothing for the model.")
+        return dataset.select(kept)
+    return dataset
+
+
+# Labels ------------------------------------------------------------------------------------------------------
+
+
+def infer_problem(parts: Mapping[str, tuple[Dataset, float]], wanted: str | None = None) -> tuple[str, bool, list]:
+    """
+    What the labels of the training parts ask for.
+
+    Returns:
+        The problem type; whether targets are soft (single-label with some rows of several classes); class names,
+        sorted, or for regression names of the targets.
+
+    Raises:
+        ValueError: classes beside numbers, or labels that do not fit the problem wanted.
+    """
+    labels = [label for data, _ in parts.values() for label in data["label"]]
+    several = [isinstance(label, (list, tuple)) for label in labels]
+    atoms = [atom for label, is_list in zip(labels, several, strict=True) for atom in (label if is_list else [label])]
+    numeric = {isinstance(atom, float) for atom in atoms}
+    if numeric == {True, False}:
+        raise ValueError("label: got numbers in some rows and classes in others, expected one kind.")
+    if not atoms:
+        raise ValueError("label: got no label in the training rows, expected some.")
+    if numeric == {True}:
+        if wanted not in (None, "regression"):
+            raise ValueError(f"problem_type: got {wanted}, but the labels are numbers.")
+        widths = {len(label) if is_list else 1 for label, is_list in zip(labels, several, strict=True)}
+        if len(widths) > 1:
+            raise ValueError(f"label: got rows of {sorted(widths)} numbers, expected the same in each.")
+        return "regression", False, [f"target_{index}" for index in range(widths.pop())]
+    if wanted == "regression":
+        raise ValueError(f"problem_type: got regression, but labels are classes such as {atoms[0]!r}.")
+    problem = wanted or ("multi_label_classification" if all(several) else "single_label_classification")
+    soft = problem.startswith("single") and any(
+        is_list and len(label) > 1 for label, is_list in zip(labels, several, strict=True)
+    )
+    return problem, soft, sorted({str(atom) for atom in atoms})
+
+
+def check_labels(dataset: Dataset, encode_label: Callable[[Mapping[str, Any]], Any]) -> None:
+    """Raises ValueError naming the first row whose label is missing or not among the classes."""
+    columns = dataset.select_columns([name for name in ("label", "row") if name in dataset.column_names])
+    for index, row in enumerate(columns):
+        named = {"row": f"row {index}"} | row
+        if encode_label(named) is None:
+            raise ValueError(f"{named['row']}: got no label, expected one.")
+
+
+def class_counts(parts: Mapping[str, tuple[Dataset, float]], classes: Sequence[str]) -> dict[str, float]:
+    """How often an epoch sees each class; a row of several counts for each of them in part."""
+    counts: Counter[str] = Counter()
+    for data, weight in parts.values():
+        for label in data["label"]:
+            names = list(label) if isinstance(label, (list, tuple)) else [label]
+            counts.update({str(name): weight / len(names) for name in names})
+    return {name: round(float(counts[name]), 3) for name in classes}
