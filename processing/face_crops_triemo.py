@@ -14,7 +14,7 @@ from .faces_triemo import FaceDetector, crop_square, cut_crop, locate_main_face
 
 __all__ = ["face_boxes", "picture_arrays"]
 
-DEFAULT_FRAME_RATE = 4.0  # Hz, as the model assumes for frames without times
+MODEL_FRAME_RATE = 4.0  # Hz, as the model assumes for frames without times
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's mode "L"
 
 GetDetector = Callable[[], FaceDetector | None]
@@ -41,7 +41,7 @@ def picture_arrays(
         row[: len(seen)] = seen
     if any(clip.times is not None for clip in clips):
         data["video_times"] = np.zeros((len(clips), longest), dtype=np.float32)
-        rate = settings["frame_rate"] or DEFAULT_FRAME_RATE
+        rate = settings["frame_rate"] or MODEL_FRAME_RATE
         for row, clip in zip(data["video_times"], clips, strict=True):
             row[: len(clip.frames)] = np.arange(len(clip.frames)) / rate if clip.times is None else clip.times
     return data, missed

@@ -18,9 +18,9 @@ from .media_sources_triemo import (
     open_source,
 )
 
-__all__ = ["DEFAULT_FRAME_RATE", "load_frames", "start_seconds", "upright"]
+__all__ = ["SOURCE_FRAME_RATE", "load_frames", "start_seconds", "upright"]
 
-DEFAULT_FRAME_RATE = 25.0  # Hz, assumed for lists of frames, which carry no clock
+SOURCE_FRAME_RATE = 25.0  # Hz, of a list of frames, which carries no clock, and of a stream that states no rate
 _TIME_TOLERANCE_SECONDS = 1e-4  # a frame stamped 0.04 s is the one shown at 0.0399999 s
 _REORDERED_FRAMES = 20  # more than any codec holds back: a key frame is safe to start from that long before a target
 
@@ -66,7 +66,7 @@ def load_frames(
     """
     _check_request(num_frames, frame_rate, max_frames, source_frame_rate)
     if not is_media_source(source):
-        rate = source_frame_rate or DEFAULT_FRAME_RATE
+        rate = source_frame_rate or SOURCE_FRAME_RATE
         items = split_frames(source)
         times = np.arange(len(items)) / rate
         targets = _targets(_Timeline(0.0, len(items) / rate), num_frames, frame_rate, max_frames)
@@ -184,7 +184,7 @@ def _counted_timeline(container: Any) -> _Timeline:
             count += packet.size > 0
             if packet.pts is not None:
                 spans.append((packet.pts, packet.pts + (packet.duration or 0)))
-    rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_FRAME_RATE)
+    rate = float(stream.average_rate or stream.guessed_rate or SOURCE_FRAME_RATE)
     if not spans:
         return _Timeline(0.0, max(count, 1) / rate)
     first, last = min(begin for begin, _ in spans), max(end for _, end in spans)
@@ -216,7 +216,7 @@ def _pick(
 
 def _timed(container: Any, stream: Any, errors: list[Exception]) -> Iterator[tuple[float, Any]]:
     begin = start_seconds(container)
-    step = 1 / float(stream.average_rate or stream.guessed_rate or DEFAULT_FRAME_RATE)
+    step = 1 / float(stream.average_rate or stream.guessed_rate or SOURCE_FRAME_RATE)
     seconds = -step
     for frame in decode_frames(container, stream, errors):
         seconds = max(0.0, float(frame.pts * stream.time_base) - begin) if frame.pts is not None else seconds + step
