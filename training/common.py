@@ -1,17 +1,59 @@
-"""What every room of `training` may use: seeds of draws, and files that are never half written."""
+"""What every room of `training` may use: seeds of draws, names with numbers, and files that are never half written."""
 
 import json
+import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["joined_seed", "write_json"]
+__all__ = ["joined_seed", "parse_weights", "write_json"]
 
 
 def joined_seed(*numbers: int) -> int:
     """A seed of 32 bits for, say, a run's seed, an epoch and a row (`numpy.random.SeedSequence`)."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def parse_weights(
+    text: str,
+    field: str,
+    names: Collection[str] | None = None,
+    *,
+    default: float | None = 1.0,
+    allow_zero: bool = False,
+    below: float = math.inf,
+) -> dict[str, float]:
+    """
+    `"meld:1.0,goemotions:0.5"` as `{"meld": 1.0, "goemotions": 0.5}`; empty text is an empty dictionary.
+
+    Args:
+        text: comma-separated names, each with a number after a colon.
+        field: the argument that the text was given for, named in errors.
+        names: those that may stand there; None allows any.
+        default: number of a name without one; None asks for a number.
+        allow_zero: whether a number may be 0.
+        below: what every number has to be less than.
+
+    Raises:
+        ValueError: naming the part that is no such pair, has another name or a number out of range, or comes twice.
+    """
+    weights: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, number = (piece.strip() for piece in part.partition(":"))
+        try:
+            weight = float(number) if number or default is None else default
+        except ValueError:
+            weight = math.nan
+        is_known = bool(name) if names is None else name in names
+        if not (is_known and name not in weights and 0 <= weight < below and (weight or allow_zero)):
+            known = "names" if names is None else f"some of {', '.join(names)}"
+            least = "from 0" if allow_zero else "above 0"
+            most = "" if below == math.inf else f" and below {below:g}"
+            raise ValueError(f"{field}: got {part!r}, expected {known}, each once with a number {least}{most}.")
+        weights[name] = weight
+    return weights
 
 
 def write_json(file: Path, values: Any, sort_keys: bool = False) -> None:

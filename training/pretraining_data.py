@@ -11,7 +11,7 @@ import torch
 from triemo.modeling.losses_triemo import IGNORE_INDEX
 from triemo.processing import TriemoProcessor
 from triemo.training.arguments import PretrainDataArguments
-from triemo.training.common import joined_seed
+from triemo.training.common import joined_seed, parse_weights
 from triemo.training.corpora.labels import EMOTIONS
 from triemo.training.data.collation import EmotionCollator
 from triemo.training.data.composites import SUBSETS
@@ -25,17 +25,8 @@ __all__ = ["PretrainCollator", "class_id", "evaluation_rows", "load_parts", "sub
 
 def subset_weights(text: str) -> tuple[float, ...]:
     """`"text+audio:1,text+vision:4"` as a weight for each of `SUBSETS`. Raises ValueError for anything else."""
-    weights = dict.fromkeys(("+".join(subset) for subset in SUBSETS if len(subset) > 1), 0.0)
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, number = part.partition(":")
-        try:
-            weight = float(number or 1)
-        except ValueError:
-            weight = -1.0
-        if name not in weights or not 0 <= weight < float("inf"):
-            known = ", ".join(weights)
-            raise ValueError(f"composite_subsets: got {part!r}, expected some of {known} with weights from 0.")
-        weights[name] = weight
+    joined = ["+".join(subset) for subset in SUBSETS if len(subset) > 1]
+    weights = parse_weights(text, "composite_subsets", joined, allow_zero=True)
     if not any(weights.values()):
         raise ValueError(f"composite_subsets: got {text!r}, expected a weight above 0.")
     # One modality alone has nothing to be aligned with.

@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
+from triemo.training.common import parse_weights
 from triemo.training.corpora.registry import load_corpus
 from triemo.training.data.collation import NoModalityError
 from triemo.training.data.sampling import MAX_COPIES
@@ -30,16 +31,7 @@ logger = logging.getLogger(__name__)
 
 def parse_corpora(text: str) -> dict[str, float]:
     """`"meld:1.0,goemotions:0.5"` as names and weights; no weight is 1. Raises ValueError for anything else."""
-    weights: dict[str, float] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, number = part.partition(":")
-        try:
-            weight = float(number or 1)
-        except ValueError as error:
-            raise ValueError(f"corpora: got the weight {number!r} for {name}, expected a number.") from error
-        if not 0 < weight < MAX_COPIES or name in weights:
-            raise ValueError(f"corpora: got {part!r}, expected each once with a weight above 0, below {MAX_COPIES}.")
-        weights[name] = weight
+    weights = parse_weights(text, "corpora", below=MAX_COPIES)
     if not weights:
         raise ValueError(f"corpora: got {text!r}, expected names such as meld:1.0,goemotions:0.5.")
     return weights

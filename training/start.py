@@ -18,6 +18,7 @@ from triemo.modeling import MODALITIES, TriemoConfig, TriemoForEmotionClassifica
 from triemo.modeling.towers_triemo import takes_waveform
 from triemo.processing import TriemoFeatureExtractor, TriemoImageProcessor, TriemoProcessor
 from triemo.training.arguments import DEFAULT_MODEL, ModelArguments, PretrainModelArguments
+from triemo.training.common import parse_weights
 from triemo.training.sources import infer_problem
 
 __all__ = [
@@ -412,17 +413,8 @@ def still_modules(model: TriemoForPreTraining, args: PretrainModelArguments) -> 
 
 def part_lr_factors(model: TriemoForPreTraining, args: PretrainModelArguments) -> dict[str, float]:
     """`"text_tower:0.1,layers:0.5"` by part of the base model. Raises ValueError for another part or number."""
-    factors: dict[str, float] = {}
     parts = [name for name, _ in model.triemo.named_children()]
-    for part in filter(None, (part.strip() for part in args.part_lr_factors.split(","))):
-        name, _, number = part.partition(":")
-        try:
-            factors[name] = float(number)
-        except ValueError:
-            factors[name] = 0.0
-        if name not in parts or not 0 < factors[name] < float("inf"):
-            raise ValueError(f"part_lr_factors: got {part!r}, expected one of {', '.join(parts)} and a number > 0.")
-    return factors
+    return parse_weights(args.part_lr_factors, "part_lr_factors", parts, default=None)
 
 
 def projected_modalities(model: TriemoForPreTraining, args: PretrainModelArguments) -> tuple[str, ...]:

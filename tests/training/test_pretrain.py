@@ -271,7 +271,7 @@ def test_configs_of_the_small_model():
         ({"mlm_probability": 1}, "mlm_probability: got 1"),
         ({"composites": 5}, "name the --composite_corpora"),
         ({"composite_faces": 0}, "composite_faces: got 0"),
-        ({"part_lr_factors": "layers:0.1,face:1"}, "part_lr_factors: got 'face:1', expected one of text_tower"),
+        ({"part_lr_factors": "layers:0.1,face:1"}, "part_lr_factors: got 'face:1', expected some of text_tower"),
         ({"joint_from_projections": "audio"}, "joint_from_projections: got a model of projection_dim 24"),
         ({"part_lr_factors": "layers:slow"}, "part_lr_factors: got 'layers:slow'"),
         ({"mlm_weight": 0, "contrastive_weight": 0}, "nothing to pretrain"),
