@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 # First of all: transformers imports torchaudio too, and only the sibling says what to do where it does not load.
-from .resampling_triemo import check_sampling_rate, resample, torchaudio  # isort: skip
+from .resampling_triemo import resample, torchaudio  # isort: skip
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import PaddingStrategy, TensorType, logging
 
 from .media_sources_triemo import is_media_source
-from .media_triemo import load_audio, waveform_from_array
+from .media_triemo import check_sampling_rate, load_audio, waveform_from_array
 
 __all__ = ["TriemoFeatureExtractor"]
 

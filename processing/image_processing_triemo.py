@@ -14,11 +14,16 @@ from transformers.image_processing_base import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import TensorType, cached_file, logging
 
-from .clips_triemo import read_clips
-from .face_crops_triemo import face_boxes, picture_arrays
 from .faces_triemo import FaceDetector, resolve_face_detector
-from .image_settings_triemo import DEFAULT_IMAGE_SETTINGS, TriemoImagesKwargs, checked_image_settings
 from .mtcnn_triemo import load_mtcnn_weights
+from .pictures_triemo import (
+    DEFAULT_IMAGE_SETTINGS,
+    TriemoImagesKwargs,
+    checked_image_settings,
+    face_boxes,
+    picture_arrays,
+    read_clips,
+)
 
 __all__ = ["FACE_DETECTOR_FILE", "TriemoImageProcessor"]
 

@@ -12,9 +12,9 @@ import torch
 from transformers import BatchFeature, ProcessorMixin
 from transformers.utils import TensorType, logging
 
-from .image_settings_triemo import DEFAULT_IMAGE_SETTINGS
 from .media_sources_triemo import fetch, is_media_source
 from .media_triemo import load_audio
+from .pictures_triemo import DEFAULT_IMAGE_SETTINGS
 from .samples_triemo import has_sound, sample_frames, stack_padded
 
 __all__ = ["TriemoProcessor"]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from .sampling_rates_triemo import check_sampling_rate, resample_by_ffmpeg
+from .media_triemo import resample_by_ffmpeg
 
 try:
     import torchaudio
@@ -16,7 +16,7 @@ except OSError as error:
         f"compiled parts. The loader said: {error}"
     ) from error
 
-__all__ = ["check_sampling_rate", "resample"]
+__all__ = ["resample"]
 
 _LARGEST_KERNEL = 20_000_000  # coefficients: 80 MB. 44.1 to 16 kHz needs 72 thousand
 

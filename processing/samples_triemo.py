@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from .media_images_triemo import load_image
 from .media_sources_triemo import fetch, first_stream, is_media_source, open_container, open_source
-from .media_triemo import load_frames, load_image
+from .media_triemo import load_frames
 
 __all__ = ["TASK", "has_sound", "media_kind", "read_input", "sample_frames", "stack_padded"]
 

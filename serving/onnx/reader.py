@@ -19,14 +19,16 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from triemo.serving.onnx.faces import OnnxFaceDetector
-from triemo.serving.onnx.processing.clips_triemo import Clip
-from triemo.serving.onnx.processing.face_crops_triemo import picture_arrays
 from triemo.serving.onnx.processing.faces_triemo import resolve_face_detector
-from triemo.serving.onnx.processing.image_settings_triemo import checked_image_settings
 from triemo.serving.onnx.processing.media_sources_triemo import fetch, is_media_source
-from triemo.serving.onnx.processing.media_triemo import load_audio, waveform_from_array
+from triemo.serving.onnx.processing.media_triemo import (
+    check_sampling_rate,
+    load_audio,
+    resample_by_ffmpeg,
+    waveform_from_array,
+)
+from triemo.serving.onnx.processing.pictures_triemo import Clip, checked_image_settings, picture_arrays
 from triemo.serving.onnx.processing.samples_triemo import TASK, has_sound, read_input, sample_frames, stack_padded
-from triemo.serving.onnx.processing.sampling_rates_triemo import check_sampling_rate, resample_by_ffmpeg
 from triemo.serving.reading import MASKS
 
 __all__ = ["OnnxConfig", "OnnxEmotionReader", "OnnxInputs"]

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import save_file
 from skimage import data
 
-from triemo.processing.face_tracks_triemo import follow_main_face
 from triemo.processing.faces_triemo import (
     DEFAULT_FACE_MARGIN,
     HaarFaceDetector,
     crop_square,
     cut_crop,
+    follow_main_face,
     locate_main_face,
     resolve_face_detector,
 )
