@@ -29,6 +29,7 @@ from triemo.training.arguments import check_source
 from triemo.training.common import write_json
 from triemo.training.corpora.labels import label2id
 from triemo.training.data.collation import EmotionCollator
+from triemo.training.data.masking import PretrainCollator
 from triemo.training.data.sampling import CompositeRows
 from triemo.training.evaluate_model import EvaluationDataArguments, open_splits, parts_of, rounded
 from triemo.training.metrics.probes import (
@@ -40,7 +41,6 @@ from triemo.training.metrics.probes import (
     zero_shot_scores,
 )
 from triemo.training.metrics.retrieval import Embedded, SentenceEmbedder, embed_rows, join_embedded, retrieval_scores
-from triemo.training.pretraining_data import PretrainCollator
 
 __all__ = ["TASKS", "PretrainingEvaluationArguments", "main"]
 

@@ -10,7 +10,6 @@ processor and `results.json`; `triemo predict --model runs/calls clip.mp4` reads
 import logging
 import platform
 import sys
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,14 @@ from typing import Any
 from transformers import EarlyStoppingCallback, set_seed
 
 from triemo.modeling import MODALITIES
-from triemo.training.arguments import DataArguments, FinetuneTrainingArguments, parse_arguments
+from triemo.training.arguments import parse_arguments
 from triemo.training.common import write_json
 from triemo.training.data.collation import EmotionCollator
-from triemo.training.data.sampling import CompositeRows, EmotionRows, MixtureSampler, StreamedRows
+from triemo.training.data.sampling import CompositeRows, EmotionRows, StreamedRows
 from triemo.training.metrics.calibration import FEWEST_ROWS
 from triemo.training.metrics.scores import scores_for_trainer
 from triemo.training.run_folder import find_checkpoint, place_base, run_arguments, save
-from triemo.training.sources import check_labels, class_counts, drop_empty_rows, load_splits
+from triemo.training.sources import check_labels, class_counts, drop_empty_rows, load_splits, training_rows
 from triemo.training.start import add_lora, build_start, class_weights, freeze, parse_names
 from triemo.training.trainer import EmotionTrainer, score, settle_selection, temperature
 
@@ -70,7 +69,16 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     }
     if not data_args.streaming:
         splits = check_rows(splits, collators["evaluation"], data_args.check_media)
-    train, sampler = training_rows(splits["train"], collators["train"].prepare, data_args, args)
+    train: Any
+    prepare, sampler = collators["train"].prepare, None
+    if data_args.streaming:
+        ((data, _),) = splits["train"].values()
+        train = StreamedRows(data, args.seed, prepare=prepare)
+    else:
+        composites = CompositeRows(splits["train"], data_args.composites, args.seed) if data_args.composites else None
+        train, sampler = training_rows(
+            splits["train"], prepare, data_args, args.seed, args.train_batch_size, composites
+        )
     labels = [str(config.id2label[index]) for index in range(config.num_labels)]
     config.modality_dropout, config.label_smoothing = model_args.modality_dropout, model_args.label_smoothing
     counts: dict[str, float] = {}
@@ -153,26 +161,6 @@ def check_rows(
                 data = drop_empty_rows(data, collator.encode, f"{part} {name}")
             checked[name][part] = (data, weight)
     return checked
-
-
-def training_rows(
-    parts: dict[str, tuple[Any, float]],
-    prepare: Callable[[dict], dict],
-    data_args: DataArguments,
-    args: FinetuneTrainingArguments,
-) -> tuple[Any, MixtureSampler | None]:
-    """The training set and the order it is drawn in."""
-    if data_args.streaming:
-        ((data, _),) = parts.values()
-        return StreamedRows(data, args.seed, prepare=prepare), None
-    found: list[Any] = [data for data, _ in parts.values()]
-    weights = [weight for _, weight in parts.values()]
-    if data_args.composites:
-        found.append(CompositeRows(parts, data_args.composites, args.seed))
-        weights.append(1.0)
-    rows = EmotionRows(found, prepare, data_args.max_broken_share)
-    lengths = rows.lengths() if data_args.length_buckets else None
-    return rows, MixtureSampler([len(part) for part in found], weights, args.seed, lengths, args.train_batch_size)
 
 
 def evaluation_rows(parts: dict[str, tuple[Any, float]], streaming: bool) -> Any:

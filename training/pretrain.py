@@ -25,12 +25,19 @@ from triemo.training.arguments import (
     parse_pretrain_arguments,
 )
 from triemo.training.common import write_json
+from triemo.training.data.masking import PretrainCollator
+from triemo.training.data.sampling import EmotionRows
 from triemo.training.data.shards import ShardReader, ShardRows, check_first_row, list_shards
 from triemo.training.data.streaming import ShardBatches
-from triemo.training.pretraining_data import PretrainCollator, evaluation_rows, load_parts, training_rows
 from triemo.training.pretraining_trainer import LOSS_PARTS, PretrainTrainer
 from triemo.training.run_folder import find_checkpoint, run_arguments, save
-from triemo.training.sources import drop_empty_rows, parse_column_map
+from triemo.training.sources import (
+    drop_empty_rows,
+    load_pretraining_parts,
+    parse_column_map,
+    pretraining_composites,
+    training_rows,
+)
 from triemo.training.start import (
     build_pretraining_model,
     enter_as_projected,
@@ -123,10 +130,15 @@ def tables(
     data_args: PretrainDataArguments, args: PretrainTrainingArguments, collators: dict[str, PretrainCollator]
 ) -> tuple[Any, Any, Any]:
     """Training set, its sampler and validation set of a table or of corpora."""
-    rows, joined = load_parts(data_args)
+    rows, joined = load_pretraining_parts(data_args)
     if "train" not in rows:
         raise ValueError(f"split: got only {', '.join(rows)}, expected a split train.")
-    train, sampler = training_rows(rows, joined, collators["train"], data_args, args.seed, args.train_batch_size)
+    composites = None
+    if data_args.composites:
+        composites = pretraining_composites(joined["train"], data_args.composites, args.seed, data_args)
+    train, sampler = training_rows(
+        rows["train"], collators["train"].prepare, data_args, args.seed, args.train_batch_size, composites
+    )
     validation = dict(rows.get("validation", {}))
     for name, (data, weight) in validation.items():
         if 0 < data_args.validation_rows < len(data):
@@ -134,7 +146,13 @@ def tables(
         if data_args.check_media and {"image", "video"} & set(data.column_names):
             data = drop_empty_rows(data, collators["evaluation"].encode, f"{name} validation")
         validation[name] = (data, weight)
-    return train, sampler, evaluation_rows(validation, joined, data_args)
+    # Validation rows and composites are the same in every evaluation.
+    scored: list[Any] = [data for data, _ in validation.values()]
+    if data_args.validation_composites:
+        if "validation" not in joined:
+            raise ValueError("validation_composites: got corpora without a validation split.")
+        scored.append(pretraining_composites(joined["validation"], data_args.validation_composites, 0, data_args))
+    return train, sampler, EmotionRows(scored) if scored else None
 
 
 def streams(

@@ -1,4 +1,4 @@
-"""Data of `finetune.py`: tables and corpora as weighted parts, and what their labels ask for."""
+"""What a run reads: tables and corpora as weighted parts, the rows drawn from them, and what their labels ask for."""
 
 import json
 import logging
@@ -9,63 +9,33 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
+from triemo.training.arguments import DataArguments, PretrainDataArguments
 from triemo.training.common import parse_weights
 from triemo.training.corpora.registry import load_corpus
 from triemo.training.data.collation import NoModalityError
-from triemo.training.data.sampling import MAX_COPIES
+from triemo.training.data.composites import SUBSETS
+from triemo.training.data.sampling import MAX_COPIES, CompositeRows, EmotionRows, MixtureSampler
 from triemo.training.data.tables import load_table
 
 __all__ = [
+    "Parts",
     "check_labels",
     "class_counts",
     "drop_empty_rows",
     "infer_problem",
+    "load_pretraining_parts",
     "load_splits",
     "parse_column_map",
     "parse_corpora",
     "parse_corpus_options",
+    "pretraining_composites",
+    "subset_weights",
+    "training_rows",
 ]
 
 logger = logging.getLogger(__name__)
 
-
-def parse_corpora(text: str) -> dict[str, float]:
-    """`"meld:1.0,goemotions:0.5"` as names and weights; no weight is 1. Raises ValueError for anything else."""
-    weights = parse_weights(text, "corpora", below=MAX_COPIES)
-    if not weights:
-        raise ValueError(f"corpora: got {text!r}, expected names such as meld:1.0,goemotions:0.5.")
-    return weights
-
-
-def parse_corpus_options(text: str | None, names: Collection[str]) -> dict[str, dict[str, Any]]:
-    """`'{"ravdess": {"calm": "drop"}}'`, options of the readers of `names`. Raises ValueError for anything else."""
-    try:
-        options = json.loads(text) if text else {}
-    except json.JSONDecodeError as error:
-        raise ValueError(f"corpus_options: got {text!r}, which is no JSON: {error}.") from error
-    if not isinstance(options, dict) or not all(isinstance(given, dict) for given in options.values()):
-        raise ValueError(
-            f'corpus_options: got {text!r}, expected a mapping such as {{"ravdess": {{"calm": "drop"}}}}.'
-        )
-    unknown = sorted(set(options) - set(names))
-    if unknown:
-        raise ValueError(f"corpus_options: got {unknown}, expected some of the corpora {', '.join(names)}.")
-    return options
-
-
-def parse_column_map(text: str | None) -> dict[str, str] | None:
-    """`"text=Utterance,label=Emotion"` or a JSON object. Raises ValueError for anything else."""
-    if not text:
-        return None
-    if text.lstrip().startswith("{"):
-        try:
-            return {str(ours): str(theirs) for ours, theirs in json.loads(text).items()}
-        except json.JSONDecodeError as error:
-            raise ValueError(f"column_map: got {text!r}, which is no JSON: {error}.") from error
-    pairs = [part.partition("=") for part in text.split(",")]
-    if any(not (ours and middle and theirs) for ours, middle, theirs in pairs):
-        raise ValueError(f'column_map: got {text!r}, expected "ours=theirs,ours=theirs".')
-    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+Parts = dict[str, dict[str, tuple[Any, float]]]  # {split: {part: (rows, weight)}}
 
 
 def load_splits(
@@ -77,7 +47,7 @@ def load_splits(
     streaming: bool = False,
     merge: bool = False,
     corpus_options: str | None = None,
-) -> dict[str, dict[str, tuple[Any, float]]]:
+) -> Parts:
     """
     `{split: {part: (dataset, weight)}}`; a table is one part, of weight 1. With `merge` the only split is `all`, every
     row of the table.
@@ -90,9 +60,7 @@ def load_splits(
         loaded = load_table(table, None, parse_column_map(column_map), streaming, root, **share)
         if merge:
             loaded = {"all": concatenate_datasets(list(loaded.values()))}
-        splits: dict[str, dict[str, tuple[Any, float]]] = {
-            name: {Path(table).stem: (data, 1.0)} for name, data in loaded.items()
-        }
+        splits: Parts = {name: {Path(table).stem: (data, 1.0)} for name, data in loaded.items()}
     elif merge:
         raise ValueError("split: all is for a table; a corpus is scored on one of its splits.")
     else:
@@ -106,6 +74,54 @@ def load_splits(
             if not streaming and len(data) == 0:
                 raise ValueError(f"split {name}: got no row of {part}, expected some.")
     return splits
+
+
+def load_pretraining_parts(args: PretrainDataArguments) -> tuple[Parts, Parts]:
+    """`{split: {part: (rows, weight)}}` of what is drawn row by row, and of what composites are joined from."""
+    if args.table:
+        # Unlike fine-tuning, labels need not be there.
+        loaded = load_table(args.table, None, parse_column_map(args.column_map), root=args.data, labelled=False)
+        rows: Parts = {name: {Path(args.table).stem: (data, 1.0)} for name, data in loaded.items()}
+    elif args.corpora:
+        rows = load_splits(None, args.corpora, args.data, None, args.classes)
+    else:
+        joined = load_splits(None, args.composite_corpora, args.data, None, args.classes)
+        return {name: {} for name in joined}, joined
+    if not (args.composites or args.validation_composites):
+        return rows, {}
+    if args.composite_corpora is None:
+        return rows, rows
+    return rows, load_splits(None, args.composite_corpora, args.data, None, args.classes)
+
+
+# Rows --------------------------------------------------------------------------------------------------------
+
+
+def training_rows(
+    parts: Mapping[str, tuple[Any, float]],
+    prepare: Callable[[dict], dict],
+    args: DataArguments,
+    seed: int,
+    batch_size: int,
+    composites: CompositeRows | None = None,
+) -> tuple[EmotionRows, MixtureSampler]:
+    """The training set and the order it is drawn in."""
+    drawn: list[Any] = [data for data, _ in parts.values()]
+    weights = [weight for _, weight in parts.values()]
+    if composites is not None:
+        drawn.append(composites)
+        weights.append(1.0)
+    rows = EmotionRows(drawn, prepare, args.max_broken_share)
+    lengths = rows.lengths() if args.length_buckets else None
+    return rows, MixtureSampler([len(part) for part in drawn], weights, seed, lengths, batch_size)
+
+
+def pretraining_composites(
+    parts: Mapping[str, tuple[Any, float]], rows: int, seed: int, args: PretrainDataArguments
+) -> CompositeRows:
+    """So many synthetic rows an epoch, joined over the parts as `args` say."""
+    weights = subset_weights(args.composite_subsets)
+    return CompositeRows(parts, rows, seed, weights, args.composite_faces, args.composite_sentences)
 
 
 def drop_empty_rows(dataset: Dataset, encode: Callable[[Mapping[str, Any]], Any], name: str) -> Dataset:
@@ -185,3 +201,55 @@ def class_counts(parts: Mapping[str, tuple[Dataset, float]], classes: Sequence[s
             names = list(label) if isinstance(label, (list, tuple)) else [label]
             counts.update({str(name): weight / len(names) for name in names})
     return {name: round(float(counts[name]), 3) for name in classes}
+
+
+# Options -----------------------------------------------------------------------------------------------------
+
+
+def parse_corpora(text: str) -> dict[str, float]:
+    """`"meld:1.0,goemotions:0.5"` as names and weights; no weight is 1. Raises ValueError for anything else."""
+    weights = parse_weights(text, "corpora", below=MAX_COPIES)
+    if not weights:
+        raise ValueError(f"corpora: got {text!r}, expected names such as meld:1.0,goemotions:0.5.")
+    return weights
+
+
+def parse_corpus_options(text: str | None, names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """`'{"ravdess": {"calm": "drop"}}'`, options of the readers of `names`. Raises ValueError for anything else."""
+    try:
+        options = json.loads(text) if text else {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"corpus_options: got {text!r}, which is no JSON: {error}.") from error
+    if not isinstance(options, dict) or not all(isinstance(given, dict) for given in options.values()):
+        raise ValueError(
+            f'corpus_options: got {text!r}, expected a mapping such as {{"ravdess": {{"calm": "drop"}}}}.'
+        )
+    unknown = sorted(set(options) - set(names))
+    if unknown:
+        raise ValueError(f"corpus_options: got {unknown}, expected some of the corpora {', '.join(names)}.")
+    return options
+
+
+def parse_column_map(text: str | None) -> dict[str, str] | None:
+    """`"text=Utterance,label=Emotion"` or a JSON object. Raises ValueError for anything else."""
+    if not text:
+        return None
+    if text.lstrip().startswith("{"):
+        try:
+            return {str(ours): str(theirs) for ours, theirs in json.loads(text).items()}
+        except json.JSONDecodeError as error:
+            raise ValueError(f"column_map: got {text!r}, which is no JSON: {error}.") from error
+    pairs = [part.partition("=") for part in text.split(",")]
+    if any(not (ours and middle and theirs) for ours, middle, theirs in pairs):
+        raise ValueError(f'column_map: got {text!r}, expected "ours=theirs,ours=theirs".')
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+
+
+def subset_weights(text: str) -> tuple[float, ...]:
+    """`"text+audio:1,text+vision:4"` as a weight for each of `SUBSETS`. Raises ValueError for anything else."""
+    # One modality alone has nothing to be aligned with.
+    names = ["+".join(subset) for subset in SUBSETS if len(subset) > 1]
+    weights = parse_weights(text, "composite_subsets", names, allow_zero=True)
+    if not any(weights.values()):
+        raise ValueError(f"composite_subsets: got {text!r}, expected a weight above 0.")
+    return tuple(weights.get("+".join(subset), 0.0) for subset in SUBSETS)

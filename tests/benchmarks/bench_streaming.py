@@ -26,12 +26,12 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "modeling"), str(ROOT 
 from tiny_checkpoint import tiny_processor  # noqa: E402
 from tiny_data import write_face, write_voice  # noqa: E402
 
+from triemo.training.data.masking import PretrainCollator  # noqa: E402
 from triemo.training.data.packing import pack_clips  # noqa: E402
 from triemo.training.data.sampling import EmotionRows  # noqa: E402
 from triemo.training.data.shards import ShardReader, list_shards  # noqa: E402
 from triemo.training.data.streaming import ShardBatches, StreamLoader  # noqa: E402
 from triemo.training.data.tables import load_table  # noqa: E402
-from triemo.training.pretraining_data import PretrainCollator  # noqa: E402
 
 BATCH = 16
 

@@ -23,7 +23,7 @@ from triemo.modeling import TriemoForPreTraining, TriemoModel
 from triemo.training.arguments import PretrainTrainingArguments, parse_pretrain_arguments
 from triemo.training.data.packing import pack_clips
 from triemo.training.pretrain import main
-from triemo.training.pretraining_data import subset_weights
+from triemo.training.sources import subset_weights
 from triemo.training.start import load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")

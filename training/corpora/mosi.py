@@ -15,7 +15,7 @@ import numpy as np
 from datasets import DatasetDict
 
 from triemo.training.corpora.labels import MOSEI_LABELS, POLARITIES, map_label
-from triemo.training.corpora.rows import check_classes, corpus_folder, label_rows, media_rows, read_csv, to_datasets
+from triemo.training.corpora.rows import corpus_folder, label_rows, media_rows, read_csv, to_datasets
 from triemo.training.data.splits import as_dataset_dict, split_off
 
 __all__ = ["ch_sims_table", "cmu_mosei_table", "cmu_mosi_table"]
@@ -30,9 +30,9 @@ def cmu_mosi_table(
     classes: str = "own",
     target: str | None = None,
     features: Sequence[str] | None = None,
-    validation_share: float = 0.1,
+    validation_share: float | int = 0.1,
     seed: int = 0,
-    **options: Any,
+    drop_missing: bool = False,
 ) -> DatasetDict:
     """CMU-MOSI (Zadeh et al., 2016), in either layout: `text`, `label`, `dialogue` (the video) and vectors or `video`.
 
@@ -45,7 +45,7 @@ def cmu_mosi_table(
             out of train can select a model on them.
         validation_share: of train, in whole videos, for the vectors' layout, which has no validation; 0 makes none.
         seed: of that split.
-        options: `drop_missing` of the clips' layout.
+        drop_missing: leave out rows whose clip is not there; in the clips' layout.
 
     Raises:
         ValueError: naming file and line where the files disagree.
@@ -53,11 +53,11 @@ def cmu_mosi_table(
     _check_own("cmu_mosi", classes)
     folder = corpus_folder(root, "mosi", "cmu_mosi")
     if (folder / "label.csv").is_file():
-        return _clips(folder, "cmu_mosi", "own", target or "score", features or (), **options)
+        return _clips(folder, "cmu_mosi", "own", target or "score", features or (), drop_missing)
     if target not in (None, "polarity"):
         raise ValueError(f"target: got {target!r}, expected 'polarity', the only label of {folder}")
-    if options:
-        raise ValueError(f"options: got {sorted(options)}, which the layout of {folder} does not have")
+    if drop_missing:
+        raise ValueError(f"drop_missing: got True, but the layout of {folder} has no clips")
     features = _known(("audio",) if features is None else features)
     transcripts = _cells(folder / "transcripts.csv", 4)
     data = to_datasets({split: _vector_rows(folder, split, features, transcripts) for split in ("train", "test")})
@@ -72,7 +72,7 @@ def cmu_mosei_table(
     classes: str = "own",
     target: str | None = None,
     features: Sequence[str] = (),
-    **options: Any,
+    drop_missing: bool = False,
 ) -> DatasetDict:
     """CMU-MOSEI (Zadeh et al., 2018) as clips: `text`, `label`, `dialogue` (the video), `video`.
 
@@ -83,17 +83,16 @@ def cmu_mosei_table(
             `surprise`, `disgust`, `fear` of label.csv that are above zero (several labels; utterances without any
             are left out). `emotions` for the seven classes, else `score`.
         features: of `Features/`, besides the clips.
-        options: `drop_missing`.
+        drop_missing: leave out rows whose clip is not there.
 
     Raises:
         ValueError: naming file and line of what cannot be read.
     """
-    check_classes(classes)
     target = target or ("emotions" if classes == "seven" else "score")
     if classes == "seven" and target != "emotions":
         raise ValueError(f"target: got {target!r} for the seven classes, expected 'emotions'")
     folder = corpus_folder(root, "mosei", "cmu_mosei")
-    return _clips(folder, "cmu_mosei", classes, target, features, **options)
+    return _clips(folder, "cmu_mosei", classes, target, features, drop_missing)
 
 
 def ch_sims_table(
@@ -101,7 +100,7 @@ def ch_sims_table(
     classes: str = "own",
     target: str | None = None,
     features: Sequence[str] = (),
-    **options: Any,
+    drop_missing: bool = False,
 ) -> DatasetDict:
     """CH-SIMS (Yu et al., 2020): `text` (Chinese), `label`, `dialogue` (the film), `video`, and the scores that were
     given to one modality alone as `score_text`, `score_audio`, `score_vision` (-1 to 1).
@@ -111,17 +110,17 @@ def ch_sims_table(
         classes: `own`; sentiment has no map to seven emotions.
         target: `score` (-1 to 1) or `polarity`.
         features: of `Features/`, besides the clips.
-        options: `drop_missing`.
+        drop_missing: leave out rows whose clip is not there.
 
     Raises:
         ValueError: naming file and line of what cannot be read.
     """
     _check_own("ch_sims", classes)
-    return _clips(corpus_folder(root, "ch_sims", "CH-SIMS"), "ch_sims", "own", target or "score", features, **options)
+    folder = corpus_folder(root, "ch_sims", "CH-SIMS")
+    return _clips(folder, "ch_sims", "own", target or "score", features, drop_missing)
 
 
 def _check_own(corpus: str, classes: str) -> None:
-    check_classes(classes)
     if classes == "seven":
         map_label(corpus, "")  # says that there is no map
 
@@ -191,7 +190,7 @@ def _vector_rows(folder: Path, split: str, features: Sequence[str], transcripts:
 
 
 def _clips(
-    folder: Path, corpus: str, classes: str, target: str, features: Sequence[str], drop_missing: bool = False
+    folder: Path, corpus: str, classes: str, target: str, features: Sequence[str], drop_missing: bool
 ) -> DatasetDict:
     if target not in TARGETS:
         raise ValueError(f"target: got {target!r}, expected one of {TARGETS}")

@@ -1,7 +1,13 @@
-"""What the readers of corpora share: labels by the wanted set, clips that are not there, rows to datasets."""
+"""What the readers of corpora share: where corpora lie, labels by the wanted set, clips that are not there, rows.
+
+The root folder holds `ravdess/`, `fer2013/`, `goemotions/` and so on; it comes from the argument, else from the
+environment variable `TRIEMO_DATA`, else it is `../shared/data`.
+"""
 
 import csv
+import hashlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +16,21 @@ import pyarrow as pa
 from datasets import Audio, Dataset, DatasetDict, Image
 
 from triemo.training.corpora.labels import map_label
-from triemo.training.corpora.official import data_root
 from triemo.training.data.columns import FEATURE_COLUMNS, MEDIA_COLUMNS
 from triemo.training.data.splits import as_dataset_dict
 
-__all__ = ["CLASSES", "check_classes", "corpus_folder", "label_rows", "media_rows", "read_csv", "to_datasets"]
+__all__ = [
+    "corpus_folder",
+    "corpus_hash",
+    "data_root",
+    "label_rows",
+    "media_rows",
+    "read_csv",
+    "to_datasets",
+]
 
 logger = logging.getLogger(__name__)
 
-CLASSES = ("seven", "own")
 _TYPES = {
     "text": pa.string(),
     **{name: pa.struct({"bytes": pa.binary(), "path": pa.string()}) for name in MEDIA_COLUMNS},
@@ -26,10 +38,23 @@ _TYPES = {
 }
 
 
-def check_classes(classes: str) -> None:
-    """Raises ValueError unless `classes` is `seven` or `own`."""
-    if classes not in CLASSES:
-        raise ValueError(f"classes: got {classes!r}, expected one of {CLASSES}")
+def data_root(root: str | Path | None = None) -> Path:
+    """Folder that holds the corpora. Raises ValueError when it does not exist."""
+    folder = Path(root or os.environ.get("TRIEMO_DATA") or "../shared/data")
+    if not folder.is_dir():
+        raise ValueError(f"data root: got {str(folder)!r}, expected an existing folder (set TRIEMO_DATA)")
+    return folder
+
+
+def corpus_hash(root: str | Path | None, corpus: str) -> str:
+    """sha256 over the sorted lines `relative path, sha256 of the file` of every file of a corpus."""
+    folder = corpus_folder(root, corpus)
+    lines = sorted(
+        f"{path.relative_to(folder).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        for path in folder.rglob("*")
+        if path.is_file()
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def corpus_folder(root: str | Path | None, *names: str) -> Path:
@@ -68,7 +93,6 @@ def label_rows(rows: Sequence[dict], corpus: str, classes: str, **options: Any) 
 
     Of several labels of a row those without a counterpart go; the row stays as long as one is left.
     """
-    check_classes(classes)
     if classes == "own":
         return list(rows)
     kept = []

@@ -9,29 +9,20 @@ from pathlib import Path
 
 from datasets import DatasetDict
 
-from triemo.training.corpora.labels import CREMA_D_CODES, IEMOCAP_CODES
-from triemo.training.corpora.official import load_ravdess
-from triemo.training.corpora.rows import check_classes, corpus_folder, label_rows, media_rows, read_csv, to_datasets
-from triemo.training.data.splits import split_by_members, split_members
+from triemo.training.corpora.labels import CREMA_D_CODES, IEMOCAP_CODES, RAVDESS_LABELS, map_label
+from triemo.training.corpora.published_splits import split_by_members, split_members
+from triemo.training.corpora.rows import corpus_folder, label_rows, media_rows, read_csv, to_datasets
 
 __all__ = ["crema_d_table", "iemocap_table", "ravdess_table"]
 
+# RAVDESS ------------------------------------------------------------------------------------------------------
+
 RAVDESS_SENTENCES = {1: "Kids are talking by the door.", 2: "Dogs are sitting by the door."}
-CREMA_D_SENTENCES = {
-    "IEO": "It's eleven o'clock.",
-    "TIE": "That is exactly what happened.",
-    "IOM": "I'm on my way to the meeting.",
-    "IWW": "I wonder what this is about.",
-    "TAI": "The airplane is almost full.",
-    "MTI": "Maybe tomorrow it will be cold.",
-    "IWL": "I would like a new alarm clock.",
-    "ITH": "I think I have a doctor's appointment.",
-    "DFA": "Don't forget a jacket.",
-    "ITS": "I think I've seen this before.",
-    "TSI": "The surface is slick.",
-    "WSI": "We'll stop in a couple of minutes.",
+# Fields of an official name, `modality-channel-emotion-intensity-statement-repetition-actor`, and how far they go.
+RAVDESS_FIELDS = {
+    **{"modality": 3, "channel": 2, "emotion": 8, "intensity": 2, "statement": 2, "repetition": 2},
+    "actor": 24,
 }
-CREMA_D_LEVELS = ("XX", "LO", "MD", "HI")
 
 
 def ravdess_table(
@@ -51,28 +42,53 @@ def ravdess_table(
         validation: whether the next fold is validation, or stays in train.
 
     Raises:
-        ValueError: as `corpora.load_ravdess`.
+        ValueError: naming a file without an official name, or a split without a clip.
     """
-    check_classes(classes)
-    name = "ravdess_release" if fold is None else "ravdess_folds"
-    members = split_members(name, fold, validation)
-    loaded = load_ravdess(root, calm, {split: [int(actor) for actor in part] for split, part in members.items()})
-    splits = {}
-    for split, dataset in loaded.items():
-        rows = [
-            {
-                "audio": row["path"],
-                "label": row["original_label"],
-                "speaker": str(row["actor"]),
-                "gender": row["gender"],
-                "sentence": RAVDESS_SENTENCES[row["statement"]],
-                "intensity": ("normal", "strong")[row["intensity"] - 1],
-                "row": row["path"],
-            }
-            for row in dataset
-        ]
-        splits[split] = media_rows(label_rows(rows, "ravdess", classes), "audio", False)
-    return to_datasets(splits)
+    folder = corpus_folder(root, "ravdess")
+    files = sorted(path for path in folder.glob("Actor_*/*") if path.suffix in {".wav", ".flac"})
+    rows = [_ravdess_row(path) for path in files]
+    rows = [row for row in rows if map_label("ravdess", row["label"], calm) is not None]
+    rows = media_rows(label_rows(rows, "ravdess", classes), "audio", False)
+    members = split_members("ravdess_release" if fold is None else "ravdess_folds", fold, validation)
+    return to_datasets(split_by_members(rows, "speaker", members))
+
+
+def _ravdess_row(path: Path) -> dict:
+    fields = path.stem.split("-")
+    if len(fields) != len(RAVDESS_FIELDS) or not all(field.isdigit() for field in fields):
+        raise ValueError(f"file name: got {path.name!r} in {path.parent}, expected seven two-digit fields")
+    values = dict(zip(RAVDESS_FIELDS, map(int, fields), strict=True))
+    for name, limit in RAVDESS_FIELDS.items():
+        if not 1 <= values[name] <= limit:
+            raise ValueError(f"{name}: got {values[name]} in {path}, expected 1 to {limit}")
+    return {
+        "audio": str(path),
+        "label": RAVDESS_LABELS[values["emotion"] - 1],
+        "speaker": str(values["actor"]),
+        "gender": "male" if values["actor"] % 2 else "female",
+        "sentence": RAVDESS_SENTENCES[values["statement"]],
+        "intensity": ("normal", "strong")[values["intensity"] - 1],
+        "row": str(path),
+    }
+
+
+# CREMA-D ------------------------------------------------------------------------------------------------------
+
+CREMA_D_SENTENCES = {
+    "IEO": "It's eleven o'clock.",
+    "TIE": "That is exactly what happened.",
+    "IOM": "I'm on my way to the meeting.",
+    "IWW": "I wonder what this is about.",
+    "TAI": "The airplane is almost full.",
+    "MTI": "Maybe tomorrow it will be cold.",
+    "IWL": "I would like a new alarm clock.",
+    "ITH": "I think I have a doctor's appointment.",
+    "DFA": "Don't forget a jacket.",
+    "ITS": "I think I've seen this before.",
+    "TSI": "The surface is slick.",
+    "WSI": "We'll stop in a couple of minutes.",
+}
+CREMA_D_LEVELS = ("XX", "LO", "MD", "HI")
 
 
 def crema_d_table(
@@ -91,7 +107,6 @@ def crema_d_table(
     Raises:
         ValueError: naming a file without an official name, or an actor without demographics.
     """
-    check_classes(classes)
     folder = corpus_folder(root, "crema_d", "CREMA-D")
     people = _crema_d_people(folder / "VideoDemographics.csv")
     films = folder / "VideoFlash"
@@ -131,6 +146,8 @@ def _crema_d_people(path: Path) -> dict[str, dict]:
     }
 
 
+# IEMOCAP ------------------------------------------------------------------------------------------------------
+
 _EVALUATION = re.compile(
     r"^\[(?P<start>[\d.]+) - (?P<end>[\d.]+)\]\t(?P<name>Ses0(?P<session>\d)\w+_(?P<who>[FM])\w+)\t(?P<code>\w+)\t"
     r"\[(?P<valence>[\d.]+), (?P<arousal>[\d.]+), (?P<dominance>[\d.]+)\]"
@@ -163,7 +180,6 @@ def iemocap_table(
     Raises:
         ValueError: naming file and line of an unknown code or an utterance without words.
     """
-    check_classes(classes)
     folder = corpus_folder(root, "iemocap/IEMOCAP_full_release", "IEMOCAP_full_release", "iemocap")
     rows = []
     for path in sorted(folder.glob("Session[1-5]/dialog/EmoEvaluation/Ses*.txt")):

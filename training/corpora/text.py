@@ -1,12 +1,11 @@
-"""GoEmotions as an emotion table, with seven labels or with its own 28."""
+"""GoEmotions, with seven labels or with its own 28."""
 
 from pathlib import Path
 
 from datasets import DatasetDict
 
-from triemo.training.corpora.labels import EMOTIONS, GOEMOTIONS_LABELS
-from triemo.training.corpora.official import load_goemotions
-from triemo.training.corpora.rows import check_classes, corpus_folder, to_datasets
+from triemo.training.corpora.labels import EKMAN_LABELS, GOEMOTIONS_LABELS
+from triemo.training.corpora.rows import corpus_folder, to_datasets
 
 __all__ = ["goemotions_table"]
 
@@ -23,27 +22,12 @@ def goemotions_table(root: str | Path | None = None, classes: str = "seven") -> 
     Raises:
         ValueError: naming file and line of a row that is not text, labels, id.
     """
-    check_classes(classes)
-    if classes == "seven":
-        folder = corpus_folder(root, "goemotions/ekman")
-        loaded = load_goemotions(root)
-        return to_datasets(
-            {split: _ekman_rows(dataset[:], folder / FILES[split]) for split, dataset in loaded.items()}
-        )
-    folder = corpus_folder(root, "goemotions/original")
-    return to_datasets({split: _original_rows(folder / name) for split, name in FILES.items()})
+    grouping, names = ("ekman", EKMAN_LABELS) if classes == "seven" else ("original", GOEMOTIONS_LABELS)
+    folder = corpus_folder(root, f"goemotions/{grouping}")
+    return to_datasets({split: _rows(folder / name, names) for split, name in FILES.items()})
 
 
-def _ekman_rows(columns: dict[str, list], path: Path) -> list[dict]:
-    return [
-        {"text": text, "label": [EMOTIONS[index] for index in labels], "id": identifier, "row": f"{path}:{number}"}
-        for number, (text, labels, identifier) in enumerate(
-            zip(columns["text"], columns["labels"], columns["id"], strict=True), start=1
-        )
-    ]
-
-
-def _original_rows(path: Path) -> list[dict]:
+def _rows(path: Path, names: tuple[str, ...]) -> list[dict]:
     if not path.is_file():
         raise ValueError(f"corpus: got no file {str(path)!r}, expected the official split")
     rows = []
@@ -51,10 +35,10 @@ def _original_rows(path: Path) -> list[dict]:
         cells = line.split("\t")
         if len(cells) != 3:
             raise ValueError(f"columns: got {len(cells)} in {path}:{number}, expected text, labels, id")
-        text, codes, identifier = cells
-        known = [code.isdigit() and int(code) < len(GOEMOTIONS_LABELS) for code in codes.split(",")]
-        if not all(known):
-            raise ValueError(f"label: got {codes!r} in {path}:{number}, expected 0 to {len(GOEMOTIONS_LABELS) - 1}")
-        labels = [GOEMOTIONS_LABELS[int(code)] for code in codes.split(",")]
+        text, listed, identifier = cells
+        codes = listed.split(",")
+        if not all(code.isdigit() and int(code) < len(names) for code in codes) or len(set(codes)) != len(codes):
+            raise ValueError(f"label: got {listed!r} in {path}:{number}, expected each once, 0 to {len(names) - 1}")
+        labels = [names[index] for index in sorted(map(int, codes))]
         rows.append({"text": text, "label": labels, "id": identifier, "row": f"{path}:{number}"})
     return rows

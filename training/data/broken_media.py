@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["SkipBroken", "skip_broken"]
+__all__ = ["FIRST_NAMED", "SkipBroken"]
 
 logger = logging.getLogger(__name__)
 
@@ -17,22 +17,40 @@ SOUND, BROKEN = 1, 2  # a row not read yet is 0
 
 
 class SkipBroken(torch.utils.data.Dataset):
-    """Items of `dataset` through `decode`; see `skip_broken`. `broken` are the rows found broken so far."""
+    """
+    Items of a map-style dataset through `decode`, guarded against media that cannot be read. `broken` are the rows
+    found broken so far.
+
+    In training, an item whose `decode` raises ValueError or OSError is named in the log and replaced by another one;
+    the replacement depends on `seed` and the index alone, so that a resumed run sees the same items. All workers of
+    one loader count together; each process of a distributed run counts for itself.
+
+    Args:
+        dataset: map-style; items may have `row`, by which they are named.
+        decode: one item to its tensors. Check labels elsewhere: a label outside the map must not be skipped as media.
+        max_share: broken rows allowed of those seen. It is judged over at least `1 / max_share` rows, or all if there
+            are fewer. 0 makes the first broken row fatal.
+        seed: of the replacements.
+        training: False makes any broken item fatal, as evaluation must: over fewer rows a figure is another figure.
+
+    Raises:
+        ValueError: from an item, naming how many are broken and the first rows.
+    """
 
     def __init__(
-        self, dataset: Any, decode: Callable[[Any], Any], max_share: float, seed: int, training: bool
+        self,
+        dataset: Any,
+        decode: Callable[[Any], Any],
+        max_share: float = 0.01,
+        seed: int = 0,
+        training: bool = True,
     ) -> None:
         if not 0 <= max_share < 1:
             raise ValueError(f"max_share: got {max_share}, expected 0 up to but not 1")
         if len(dataset) == 0:
             raise ValueError("dataset: got no row, expected some")
-        self.dataset, self.decode, self.max_share, self.seed, self.training = (
-            dataset,
-            decode,
-            max_share,
-            seed,
-            training,
-        )
+        self.dataset, self.decode, self.max_share = dataset, decode, max_share
+        self.seed, self.training = seed, training
         # Shared memory, so that all workers of a loader count into one list.
         self.state = torch.zeros(len(dataset), dtype=torch.uint8).share_memory_()
 
@@ -79,31 +97,3 @@ class SkipBroken(torch.utils.data.Dataset):
     def _name(row: int, item: Any) -> str:
         place = item.get("row") if isinstance(item, dict) else None
         return f"row {row}" if place is None else f"row {row} ({place})"
-
-
-def skip_broken(
-    dataset: Any,
-    decode: Callable[[Any], Any],
-    max_share: float = 0.01,
-    seed: int = 0,
-    training: bool = True,
-) -> SkipBroken:
-    """
-    Guard a map-style dataset against media that cannot be read.
-
-    In training, an item whose `decode` raises ValueError or OSError is named in the log and replaced by another one;
-    the replacement depends on `seed` and the index alone, so that a resumed run sees the same items. All workers of
-    one loader count together; each process of a distributed run counts for itself.
-
-    Args:
-        dataset: map-style; items may have `row`, by which they are named.
-        decode: one item to its tensors. Check labels elsewhere: a label outside the map must not be skipped as media.
-        max_share: broken rows allowed of those seen. It is judged over at least `1 / max_share` rows, or all if there
-            are fewer. 0 makes the first broken row fatal.
-        seed: of the replacements.
-        training: False makes any broken item fatal, as evaluation must: over fewer rows a figure is another figure.
-
-    Raises:
-        ValueError: from an item, naming how many are broken and the first rows.
-    """
-    return SkipBroken(dataset, decode, max_share, seed, training)

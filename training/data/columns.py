@@ -31,18 +31,19 @@ __all__ = [
     "keep_encoded",
     "label_kind",
     "label_names",
+    "rough_cost",
 ]
 
 logger = logging.getLogger(__name__)
 
-# TODO-MERGE table_labels --------------------
-# Labels of a table of one's own: classes, several classes a row, or numbers.
-#
-
+MEDIA_COLUMNS = ("audio", "video", "image")
+FEATURE_COLUMNS = ("text_features", "audio_features", "vision_features")
+INPUT_COLUMNS = ("text", *MEDIA_COLUMNS, *FEATURE_COLUMNS)
+GROUP_COLUMNS = ("speaker", "dialogue")
 LABEL_SEPARATOR = "|"  # between the labels of a cell of the column `labels`, where a file has no lists
-
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?|[-+]?\.\d+")
 _WHOLE = re.compile(r"[-+]?\d+")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,120 @@ class LabelColumn:
         if self.class_names is None or not isinstance(value, int):
             return value
         return self.class_names[value] if value >= 0 else None  # published test sets write -1 for no label
+
+
+# Whole tables -------------------------------------------------------------------------------------------------
+
+
+def convert_dataset(dataset: Dataset, rows: list[str], folder: Path, label: LabelColumn | None) -> Dataset:
+    """`convert_batch` over a whole map-style table; what does not change, such as embedded media, is not copied.
+
+    Raises:
+        ValueError: as `convert_batch`; also when no media file of a column is there. Some missing ones are logged.
+    """
+    table = dataset.with_format("arrow")[:]
+    names = set(dataset.column_names)
+    absent = [_is_absent(table[name]) for name in INPUT_COLUMNS if name in names]
+    empty = np.logical_and.reduce(absent)
+    if empty.any():
+        raise ValueError(f"row: got no input in {rows[int(empty.argmax())]}, expected one of {INPUT_COLUMNS}")
+    changing = {"text", *GROUP_COLUMNS, *([label.name] if label else [])} & names
+    changing |= {name for name in MEDIA_COLUMNS if name in names and not _has_only_bytes(table[name])}
+    changing |= {name for name in FEATURE_COLUMNS if name in names and not _is_nested(dataset.features[name])}
+    converted = convert_batch({name: table[name].to_pylist() for name in changing}, rows, folder, label)
+    # The new places first: a table without any column left would forget how many rows it has.
+    dataset = dataset.add_column("_row", pa.array(converted.pop("row"), type=pa.string()))
+    gone = {*converted, "row", *([label.name] if label else [])}
+    dataset = dataset.remove_columns([name for name in dataset.column_names if name in gone])
+    dataset = dataset.rename_column("_row", "row")
+    for name, values in converted.items():
+        if name in MEDIA_COLUMNS:
+            report_missing(name, values, rows)
+        dataset = dataset.add_column(name, pa.array(values, type=_arrow_type(name)))
+    for name, feature in (("audio", Audio(decode=False)), ("image", Image(decode=False))):
+        dataset = dataset.cast_column(name, feature) if name in converted else dataset
+    return dataset
+
+
+def convert_batch(
+    batch: dict[str, list], rows: Sequence[str], folder: Path, label: LabelColumn | None
+) -> dict[str, list]:
+    """The columns of `batch` that change: media, vectors, groups and, unless `label` is None, `label`; and `row`.
+
+    Raises:
+        ValueError: naming the row of a missing label, of a text that is no string or of unreadable vectors.
+    """
+    result: dict[str, list] = {"row": list(rows)}
+    for name, values in batch.items():
+        if label is not None and name == label.name:
+            result["label"] = convert_labels(label.named(values), rows, label.kind)
+        elif name in MEDIA_COLUMNS:
+            result[name] = [_encoded(v, folder, f"{name} in {r}") for v, r in zip(values, rows, strict=True)]
+        elif name in FEATURE_COLUMNS:
+            result[name] = [_vectors(v, folder, f"{name} in {r}") for v, r in zip(values, rows, strict=True)]
+        elif name in GROUP_COLUMNS:
+            result[name] = [None if value in (None, "") else str(value) for value in values]
+        elif name == "text":
+            for value, row in zip(values, rows, strict=True):
+                if value is not None and not isinstance(value, str):
+                    raise ValueError(f"text: got {value!r} in {row}, expected a string")
+    return result
+
+
+def check_inputs(batch: dict[str, list], rows: Sequence[str]) -> None:
+    """Raises ValueError naming the first row of a batch that has no text, media or vectors at all."""
+    for position, row in enumerate(rows):
+        values = [batch[name][position] for name in INPUT_COLUMNS if name in batch]
+        if all(_is_nothing(value) for value in values):
+            raise ValueError(f"row: got no input in {row}, expected one of {INPUT_COLUMNS}")
+
+
+def keep_encoded(dataset: Any) -> Any:
+    """Media features without decoding, for map-style and streamed data alike."""
+    for name, feature in (dataset.features or {}).items():
+        if isinstance(feature, (Audio, Image, Video)) and feature.decode:
+            dataset = dataset.cast_column(name, type(feature)(decode=False))
+    return dataset
+
+
+def _is_nothing(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return value.get("bytes") is None and not value.get("path")
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _is_absent(column: pa.ChunkedArray) -> np.ndarray:
+    """Rows without a value; a struct of two nulls and an empty string count as none."""
+    if pa.types.is_struct(column.type):
+        parts = [pc.struct_field(column, i).is_null() for i in range(column.type.num_fields)]
+        return np.logical_and.reduce([part.to_numpy() for part in parts]) | column.is_null().to_numpy()
+    absent = column.is_null().to_numpy()
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        absent = absent | pc.equal(pc.utf8_trim_whitespace(column), "").fill_null(True).to_numpy()
+    return absent
+
+
+def _has_only_bytes(column: pa.ChunkedArray) -> bool:
+    """Whether every row of a media column carries its content."""
+    if not pa.types.is_struct(column.type) or "bytes" not in [field.name for field in column.type]:
+        return False
+    return pc.struct_field(column, "bytes").null_count == 0
+
+
+def _is_nested(feature: Any) -> bool:
+    return isinstance(feature, (List, LargeList)) and isinstance(feature.feature, (List, LargeList))
+
+
+def _arrow_type(name: str) -> pa.DataType | None:
+    """Types that an all-empty column would not show."""
+    if name in MEDIA_COLUMNS:
+        return pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    if name in FEATURE_COLUMNS:
+        return pa.list_(pa.list_(pa.float32()))
+    return pa.string() if name in GROUP_COLUMNS else None
+
+
+# Labels: classes, several classes a row, or numbers -----------------------------------------------------------
 
 
 def label_names(feature: Any) -> list[str] | None:
@@ -116,15 +231,7 @@ def _convert_label(value: Any, row: str, kind: str) -> Any:
     return numbers if several else numbers[0]
 
 
-MEDIA_COLUMNS = ("audio", "video", "image")
-FEATURE_COLUMNS = ("text_features", "audio_features", "vision_features")
-INPUT_COLUMNS = ("text", *MEDIA_COLUMNS, *FEATURE_COLUMNS)
-GROUP_COLUMNS = ("speaker", "dialogue")
-
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
-
-
-# Media and vectors -------------------------------------------------------------------------------------------
+# Media and vectors --------------------------------------------------------------------------------------------
 
 
 def _encoded(value: Any, folder: Path, where: str) -> dict | None:
@@ -148,6 +255,18 @@ def _encoded(value: Any, folder: Path, where: str) -> dict | None:
     return {"bytes": content, "path": path}
 
 
+def rough_cost(value: Any) -> int:
+    """What a cell costs to read, for batches of like rows: letters of text, hundreds of bytes of encoded media."""
+    if isinstance(value, str):
+        return len(value)
+    if not isinstance(value, Mapping):
+        return 0
+    if value.get("bytes") is not None:
+        return len(value["bytes"]) // 100
+    path = value.get("path")
+    return os.path.getsize(path) // 100 if path and os.path.isfile(path) else 0
+
+
 def _vectors(value: Any, folder: Path, where: str) -> list | None:
     """(steps, dimensions) as lists, from lists or from the path of a .npy file; one vector is one step."""
     if value is None or value == "":
@@ -163,12 +282,6 @@ def _vectors(value: Any, folder: Path, where: str) -> list | None:
     return array.tolist()
 
 
-def _is_missing_file(value: dict | None) -> bool:
-    if value is None or value["bytes"] is not None or _URL.match(value["path"]):
-        return False
-    return not os.path.isfile(value["path"])
-
-
 def report_missing(column: str, values: Sequence[dict | None], rows: Sequence[str]) -> None:
     """Warns of files that are not there, by number and first rows; ValueError when not one of them is."""
     missing = [position for position, value in enumerate(values) if _is_missing_file(value)]
@@ -180,112 +293,7 @@ def report_missing(column: str, values: Sequence[dict | None], rows: Sequence[st
     logger.warning(f"{column}: {len(missing)} of {len(values)} rows name a file that is not there, as {first}.")
 
 
-# Whole tables ------------------------------------------------------------------------------------------------
-
-
-def keep_encoded(dataset: Any) -> Any:
-    """Media features without decoding, for map-style and streamed data alike."""
-    for name, feature in (dataset.features or {}).items():
-        if isinstance(feature, (Audio, Image, Video)) and feature.decode:
-            dataset = dataset.cast_column(name, type(feature)(decode=False))
-    return dataset
-
-
-def check_inputs(batch: dict[str, list], rows: Sequence[str]) -> None:
-    """Raises ValueError naming the first row of a batch that has no text, media or vectors at all."""
-    for position, row in enumerate(rows):
-        values = [batch[name][position] for name in INPUT_COLUMNS if name in batch]
-        if all(_is_nothing(value) for value in values):
-            raise ValueError(f"row: got no input in {row}, expected one of {INPUT_COLUMNS}")
-
-
-def _is_nothing(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return value.get("bytes") is None and not value.get("path")
-    return value is None or (isinstance(value, str) and not value.strip())
-
-
-def convert_batch(
-    batch: dict[str, list], rows: Sequence[str], folder: Path, label: LabelColumn | None
-) -> dict[str, list]:
-    """The columns of `batch` that change: media, vectors, groups and, unless `label` is None, `label`; and `row`.
-
-    Raises:
-        ValueError: naming the row of a missing label, of a text that is no string or of unreadable vectors.
-    """
-    result: dict[str, list] = {"row": list(rows)}
-    for name, values in batch.items():
-        if label is not None and name == label.name:
-            result["label"] = convert_labels(label.named(values), rows, label.kind)
-        elif name in MEDIA_COLUMNS:
-            result[name] = [_encoded(v, folder, f"{name} in {r}") for v, r in zip(values, rows, strict=True)]
-        elif name in FEATURE_COLUMNS:
-            result[name] = [_vectors(v, folder, f"{name} in {r}") for v, r in zip(values, rows, strict=True)]
-        elif name in GROUP_COLUMNS:
-            result[name] = [None if value in (None, "") else str(value) for value in values]
-        elif name == "text":
-            for value, row in zip(values, rows, strict=True):
-                if value is not None and not isinstance(value, str):
-                    raise ValueError(f"text: got {value!r} in {row}, expected a string")
-    return result
-
-
-def convert_dataset(dataset: Dataset, rows: list[str], folder: Path, label: LabelColumn | None) -> Dataset:
-    """`convert_batch` over a whole map-style table; what does not change, such as embedded media, is not copied.
-
-    Raises:
-        ValueError: as `convert_batch`; also when no media file of a column is there. Some missing ones are logged.
-    """
-    table = dataset.with_format("arrow")[:]
-    names = set(dataset.column_names)
-    absent = [_is_absent(table[name]) for name in INPUT_COLUMNS if name in names]
-    empty = np.logical_and.reduce(absent)
-    if empty.any():
-        raise ValueError(f"row: got no input in {rows[int(empty.argmax())]}, expected one of {INPUT_COLUMNS}")
-    changing = {"text", *GROUP_COLUMNS, *([label.name] if label else [])} & names
-    changing |= {name for name in MEDIA_COLUMNS if name in names and not _has_only_bytes(table[name])}
-    changing |= {name for name in FEATURE_COLUMNS if name in names and not _is_nested(dataset.features[name])}
-    converted = convert_batch({name: table[name].to_pylist() for name in changing}, rows, folder, label)
-    # The new places first: a table without any column left would forget how many rows it has.
-    dataset = dataset.add_column("_row", pa.array(converted.pop("row"), type=pa.string()))
-    gone = {*converted, "row", *([label.name] if label else [])}
-    dataset = dataset.remove_columns([name for name in dataset.column_names if name in gone])
-    dataset = dataset.rename_column("_row", "row")
-    for name, values in converted.items():
-        if name in MEDIA_COLUMNS:
-            report_missing(name, values, rows)
-        dataset = dataset.add_column(name, pa.array(values, type=_arrow_type(name)))
-    for name, feature in (("audio", Audio(decode=False)), ("image", Image(decode=False))):
-        dataset = dataset.cast_column(name, feature) if name in converted else dataset
-    return dataset
-
-
-def _arrow_type(name: str) -> pa.DataType | None:
-    """Types that an all-empty column would not show."""
-    if name in MEDIA_COLUMNS:
-        return pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    if name in FEATURE_COLUMNS:
-        return pa.list_(pa.list_(pa.float32()))
-    return pa.string() if name in GROUP_COLUMNS else None
-
-
-def _is_nested(feature: Any) -> bool:
-    return isinstance(feature, (List, LargeList)) and isinstance(feature.feature, (List, LargeList))
-
-
-def _is_absent(column: pa.ChunkedArray) -> np.ndarray:
-    """Rows without a value; a struct of two nulls and an empty string count as none."""
-    if pa.types.is_struct(column.type):
-        parts = [pc.struct_field(column, i).is_null() for i in range(column.type.num_fields)]
-        return np.logical_and.reduce([part.to_numpy() for part in parts]) | column.is_null().to_numpy()
-    absent = column.is_null().to_numpy()
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        absent = absent | pc.equal(pc.utf8_trim_whitespace(column), "").fill_null(True).to_numpy()
-    return absent
-
-
-def _has_only_bytes(column: pa.ChunkedArray) -> bool:
-    """Whether every row of a media column carries its content."""
-    if not pa.types.is_struct(column.type) or "bytes" not in [field.name for field in column.type]:
+def _is_missing_file(value: dict | None) -> bool:
+    if value is None or value["bytes"] is not None or _URL.match(value["path"]):
         return False
-    return pc.struct_field(column, "bytes").null_count == 0
+    return not os.path.isfile(value["path"])

@@ -1,16 +1,23 @@
-"""Whole-word masking for masked language modelling.
+"""Masked language modelling: the collator of pretraining, and the choice of whole words that it hides.
 
 Shape legend: B rows, L tokens, V vocabulary.
 """
 
+from collections.abc import Mapping
+from hashlib import blake2b
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 
 from triemo.modeling.losses_triemo import IGNORE_INDEX
+from triemo.processing import TriemoProcessor
+from triemo.training.common import joined_seed
+from triemo.training.corpora.labels import label2id
+from triemo.training.data.collation import EmotionCollator
 
-__all__ = ["mask_whole_words", "starts_of_words"]
+__all__ = ["PretrainCollator", "class_id", "mask_whole_words"]
 
 # How pieces that begin a word begin in byte-level BPE and in SentencePiece.
 WORD_STARTS = ("\u0120", "\u2581")
@@ -20,17 +27,81 @@ REPLACED, RANDOM = 0.8, 0.1
 _KNOWN: WeakKeyDictionary[Any, tuple[torch.Tensor, torch.Tensor]] = WeakKeyDictionary()
 
 
+class PretrainCollator(EmotionCollator):
+    """
+    As [`EmotionCollator`], with whole words masked (`mlm_labels`) in place of a target. A row's masks depend on `seed`
+    and its ticket alone, as its augmentation does.
+
+    Args:
+        processor: a [`TriemoProcessor`].
+        mlm_probability: share of the words that are masked; 0 masks none.
+        soft_labels: add `labels` (B,), a number for each row's label, -100 where there is none.
+        sentence_pairs: the column `sentence` is the text of rows without one. Such sentences are few and known by
+            heart: they are not masked, and their label is the sentence.
+        options: `augment`, `seed`, `modalities`, `max_length` of the [`EmotionCollator`].
+    """
+
+    def __init__(
+        self,
+        processor: TriemoProcessor,
+        mlm_probability: float = 0.15,
+        soft_labels: bool = False,
+        sentence_pairs: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(processor, label2id, **options)
+        self.mlm_probability, self.class_labels, self.sentence_pairs = mlm_probability, soft_labels, sentence_pairs
+
+    def prepare(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Tensors (1, ...) of one row."""
+        label, is_read = row.get("label"), self.sentence_pairs and not row.get("text") and bool(row.get("sentence"))
+        if is_read:
+            row, label = {**row, "text": row["sentence"]}, f"sentence: {row['sentence']}"
+        sample: dict[str, Any] = dict(self.encode(row))
+        if self.mlm_probability and not is_read and "input_ids" in sample:
+            generator = torch.Generator().manual_seed(joined_seed(self.seed, int(row.get("ticket") or 0), 1))
+            sample["input_ids"], masked = mask_whole_words(
+                sample["input_ids"],
+                sample["attention_mask"],
+                self.processor.tokenizer,
+                self.mlm_probability,
+                generator,
+            )
+            # The processor pads with 0, and a step that is not masked is -100.
+            sample["mlm_labels"] = masked - IGNORE_INDEX
+        if self.class_labels:
+            sample["labels"] = np.asarray(class_id(label), dtype=np.int64)
+        return sample
+
+    def collate(self, samples: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = super().collate(samples)
+        if "mlm_labels" in batch:
+            batch["mlm_labels"] = batch["mlm_labels"] + IGNORE_INDEX
+        return batch
+
+
+def class_id(label: Any) -> int:
+    """A number that stands for one label, the same in all processes; -100 for none and for several at once."""
+    if isinstance(label, (list, tuple)):
+        label = label[0] if len(label) == 1 else None
+    if label is None or label == "":
+        return IGNORE_INDEX
+    return int.from_bytes(blake2b(str(label).encode(), digest_size=6).digest(), "big")
+
+
 def mask_whole_words(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
     tokenizer: Any,
     probability: float = 0.15,
     generator: torch.Generator | None = None,
-    word_ids: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Choose words of every row, at least one, and hide all their tokens. Of the hidden tokens 80 % become the mask
     token, 10 % a random one, 10 % stay (Devlin et al., 2019; whole words as in the authors' later release).
+
+    The vocabulary says where words begin: in WordPiece at all pieces without the continuing-subword prefix; in
+    byte-level BPE and SentencePiece at those with the mark of a space, and at punctuation; else at every token.
 
     Args:
         input_ids: (B, L) int64.
@@ -38,9 +109,6 @@ def mask_whole_words(
         tokenizer: a fast tokenizer with a mask token.
         probability: share of a row's words, rounded to a whole number of words.
         generator: of the random draws.
-        word_ids: (B, L) int64, the word that each token belongs to in its row, negative for none, as a fast
-            tokenizer's `BatchEncoding.word_ids` says. Without it words begin where the vocabulary says so
-            ([`starts_of_words`]).
 
     Returns:
         The masked ids and the labels of `TriemoForPreTraining`, both (B, L): the original token where one is hidden,
@@ -53,22 +121,21 @@ def mask_whole_words(
         raise ValueError("tokenizer: got one without a mask token, expected one that was made for masked tokens.")
     if not 0 < probability <= 1:
         raise ValueError(f"probability must be above 0 and at most 1, got {probability}.")
-    for name, tensor in (("attention_mask", attention_mask), ("word_ids", word_ids)):
-        if tensor is not None and tensor.shape != input_ids.shape:
-            raise ValueError(f"{name} must have shape {tuple(input_ids.shape)}, got {tuple(tensor.shape)}.")
+    if attention_mask is not None and attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"attention_mask must have shape {tuple(input_ids.shape)}, got {tuple(attention_mask.shape)}."
+        )
     starts, special = (table.to(input_ids.device) for table in _tables(tokenizer))
     usable = ~special[input_ids]
     if attention_mask is not None:
         usable &= attention_mask.bool()
-    if word_ids is not None:
-        usable &= word_ids >= 0
 
     def draw() -> torch.Tensor:
         # On the generator's device, so that the seed gives the same words wherever the batch is.
         device = "cpu" if generator is None else generator.device
         return torch.rand(input_ids.shape, generator=generator, device=device).to(input_ids.device)
 
-    words = _number_words(input_ids, usable, starts, word_ids)
+    words = _number_words(input_ids, usable, starts)
     count = (words.max(1, keepdim=True).values + 1).clamp(min=0)
     wanted = (count * probability).round().long().clamp(min=1).minimum(count)
     # A score for each word; those with the lowest scores of their row are chosen.
@@ -85,26 +152,12 @@ def mask_whole_words(
     return torch.where(chosen & (lot >= REPLACED) & (lot < REPLACED + RANDOM), random, masked), labels
 
 
-def _number_words(
-    input_ids: torch.Tensor, usable: torch.Tensor, starts: torch.Tensor, word_ids: torch.Tensor | None
-) -> torch.Tensor:
+def _number_words(input_ids: torch.Tensor, usable: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
     """(B, L), the number of each token's word in its row, from 0; -1 where there is none."""
     # What follows a special token begins a word, whatever it looks like.
     first = usable & ~torch.nn.functional.pad(usable[:, :-1], (1, 0))
-    if word_ids is None:
-        begins = usable & (starts[input_ids] | first)
-    else:
-        before = torch.nn.functional.pad(word_ids[:, :-1], (1, 0), value=-1)
-        begins = usable & ((word_ids != before) | first)
+    begins = usable & (starts[input_ids] | first)
     return torch.where(usable, begins.long().cumsum(1) - 1, -1)
-
-
-def starts_of_words(tokenizer: Any) -> torch.Tensor:
-    """
-    (V,) bool, whether a token begins a word: in WordPiece all without the continuing-subword prefix; in byte-level
-    BPE and SentencePiece those with the mark of a space, and punctuation; in any other vocabulary every token.
-    """
-    return _tables(tokenizer)[0].clone()
 
 
 def _tables(tokenizer: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,6 @@ A *ticket* is a number for one draw of one row: epoch and copy times the number 
 collator how to augment the draw, so an epoch is the same after a resume and with any number of processes.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +14,8 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from triemo.training.common import joined_seed
 from triemo.training.corpora.labels import EMOTIONS
-from triemo.training.data.broken_media import skip_broken
-from triemo.training.data.columns import MEDIA_COLUMNS
+from triemo.training.data.broken_media import SkipBroken
+from triemo.training.data.columns import MEDIA_COLUMNS, rough_cost
 from triemo.training.data.composites import SUBSET_WEIGHTS, CompositeDataset
 
 __all__ = ["MAX_COPIES", "CompositeRows", "EmotionRows", "MixtureSampler", "StreamedRows"]
@@ -105,7 +104,7 @@ class EmotionRows(torch.utils.data.Dataset):
         self.prepare, self.ticket, self.guards = prepare, 0, {}
         if prepare is not None:
             self.guards = {
-                number: skip_broken(part, self._prepare, max_broken_share)
+                number: SkipBroken(part, self._prepare, max_broken_share)
                 for number, part in enumerate(self.parts)
                 if not isinstance(part, CompositeRows) and len(part)
             }
@@ -137,20 +136,9 @@ class EmotionRows(torch.utils.data.Dataset):
             names = [name for name in ("text", *MEDIA_COLUMNS) if name in data.column_names]
             costs = np.zeros(len(data), dtype=np.int64)
             for name in names:
-                costs += [_cost(value) for value in data.select_columns([name])[:][name]]
+                costs += [rough_cost(value) for value in data.select_columns([name])[:][name]]
             found += costs.tolist()
         return found
-
-
-def _cost(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value)
-    if not isinstance(value, Mapping):
-        return 0
-    if value.get("bytes") is not None:
-        return len(value["bytes"]) // 100
-    path = value.get("path")
-    return os.path.getsize(path) // 100 if path and os.path.isfile(path) else 0
 
 
 class MixtureSampler(torch.utils.data.Sampler):

@@ -1,37 +1,24 @@
-"""Splits: published ones from files, groups kept whole when a split is made, and a check against leakage.
+"""Splits: a check against leakage, and a second split taken off the first with its groups kept whole."""
 
-A file under `splits/` has `name`, `version`, `corpus`, `column` (what is kept whole: `speaker` or `session`),
-`source`, and either `splits` (members of train, validation and test) or `folds` (members of each fold). A change of
-the members changes what a figure means, so it comes with a new version.
-"""
-
-import hashlib
-import json
 import logging
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-__all__ = [
-    "SPLIT_NAMES",
-    "as_dataset_dict",
-    "check_no_leakage",
-    "find_duplicates",
-    "load_split",
-    "split_by_members",
-    "split_members",
-    "split_names",
-    "split_off",
-]
+__all__ = ["SPLIT_ALIASES", "SPLIT_NAMES", "as_dataset_dict", "check_no_leakage", "split_off"]
 
 logger = logging.getLogger(__name__)
 
 SPLIT_NAMES = ("train", "validation", "test")
-SPLITS_FOLDER = Path(__file__).resolve().parents[1] / "corpora" / "splits"
+SPLIT_ALIASES = {
+    **{name: "train" for name in ("train", "training")},
+    **{name: "validation" for name in ("validation", "valid", "val", "dev", "eval", "development")},
+    **{name: "test" for name in ("test", "testing")},
+}
 
 
 # Leakage -----------------------------------------------------------------------------------------------------
@@ -70,69 +57,18 @@ def check_no_leakage(splits: Mapping[str, Dataset], columns: Sequence[str] = ("s
                     )
 
 
-def _content_key(value: Any) -> str | None:
-    """Hash of what a cell holds: text without case and outer space, the bytes of media, the file behind a path."""
-    if isinstance(value, str):
-        return value.strip().casefold() or None
-    if not isinstance(value, Mapping):
-        return None
-    content, path = value.get("bytes"), value.get("path")
-    if content is None and path is not None:
-        file = Path(path)
-        content = file.read_bytes() if file.is_file() else None
-    return None if content is None else hashlib.sha256(content).hexdigest()
-
-
-def find_duplicates(
-    splits: Mapping[str, Dataset], columns: Sequence[str] = ("text", "audio", "video", "image")
-) -> list[dict]:
-    """The same text, sound, clip or image in two splits: one dict for each, and one logged warning for each column.
-
-    Reads every media file, so it is a check to make once. Short texts ("Yes.") repeat without being leakage.
-
-    Returns:
-        `{"column", "splits": (first, second), "rows": (row, row)}`, the first row of each split.
-    """
-    found = []
-    for column in columns:
-        first_rows: dict[str, dict[str, str]] = defaultdict(dict)
-        for split, dataset in splits.items():
-            if column not in dataset.column_names:
-                continue
-            values = dataset.select_columns([column]).with_format(None)
-            for example, row in zip(values, _row_names(dataset, split), strict=True):
-                key = _content_key(example[column])
-                if key is not None:
-                    first_rows[key].setdefault(split, row)
-        shared = [rows for rows in first_rows.values() if len(rows) > 1]
-        for rows in shared:
-            names = tuple(rows)
-            pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-            found += [{"column": column, "splits": (a, b), "rows": (rows[a], rows[b])} for a, b in pairs]
-        if shared:
-            logger.warning(f"{column}: {len(shared)} contents are in more than one split, first {shared[0]}.")
-    return found
-
-
 # Splitting ---------------------------------------------------------------------------------------------------
 
 
 def _components(columns: Sequence[Sequence[Any]], rows: int) -> np.ndarray:
     """A number for each row; rows that share a value in any of the columns, also over other rows, get the same."""
-    parent = list(range(rows))
-
-    def root(node: int) -> int:
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
+    links: list[tuple[int, int]] = []
     for values in columns:
         first: dict[Any, int] = {}
-        for row, value in enumerate(values):
-            if value is not None:
-                parent[root(row)] = root(first.setdefault(value, row))
-    return np.array([root(row) for row in range(rows)])
+        links += [(row, first.setdefault(value, row)) for row, value in enumerate(values) if value is not None]
+    here, there = np.array(links, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(links), dtype=np.int8), (here, there)), shape=(rows, rows))
+    return connected_components(graph, directed=False)[1]
 
 
 def split_off(
@@ -170,73 +106,6 @@ def split_off(
     count = int(np.searchsorted(np.cumsum(sizes[order]), share * len(dataset))) + 1
     gone = np.isin(groups, members[order[: min(count, len(members) - 1)]])
     return dataset.select(np.flatnonzero(~gone)), dataset.select(np.flatnonzero(gone)), by
-
-
-# Published splits --------------------------------------------------------------------------------------------
-
-
-def split_names() -> list[str]:
-    """Names of the split files that come with the project."""
-    return sorted(path.stem for path in SPLITS_FOLDER.glob("*.json"))
-
-
-def load_split(name: str) -> dict:
-    """A split file's content.
-
-    Raises:
-        ValueError: when there is no such file, or a member is in two of its splits or folds.
-    """
-    path = SPLITS_FOLDER / f"{name}.json"
-    if not path.is_file():
-        raise ValueError(f"split file: got {name!r}, expected one of {split_names()}")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    parts = content["folds"] if "folds" in content else list(content["splits"].values())
-    members = [member for part in parts for member in part]
-    if len(set(members)) != len(members):
-        raise ValueError(f"split file {name!r}: got a member in two parts, expected each in one")
-    return content
-
-
-def split_members(name: str, fold: int | None = None, validation: bool = True) -> dict[str, list]:
-    """Members of train, validation and test.
-
-    Args:
-        name: of the split file.
-        fold: for a file of folds, which one is the test (from 0). The next one is validation.
-        validation: without it the next fold stays in train, as in protocols that train on all others and stop after
-            a fixed number of steps.
-
-    Raises:
-        ValueError: a fold where the file has none, none where it has some, or outside their number.
-    """
-    content = load_split(name)
-    if "splits" in content:
-        if fold is not None:
-            raise ValueError(f"fold: got {fold}, expected none, for the split file {name!r} has no folds")
-        return content["splits"]
-    folds = content["folds"]
-    if fold is None or not 0 <= fold < len(folds):
-        raise ValueError(f"fold: got {fold}, expected 0 to {len(folds) - 1} for the split file {name!r}")
-    held = (fold + 1) % len(folds)
-    rest = [m for i, part in enumerate(folds) if i != fold and (i != held or not validation) for m in part]
-    return {"train": rest, **({"validation": folds[held]} if validation else {}), "test": folds[fold]}
-
-
-def split_by_members(rows: Sequence[dict], column: str, members: Mapping[str, Sequence]) -> dict[str, list[dict]]:
-    """Rows sorted into splits by the value of a column; rows of nobody's are left out.
-
-    Raises:
-        ValueError: naming a split that gets no row.
-    """
-    split_of = {member: split for split, part in members.items() for member in part}
-    result: dict[str, list[dict]] = {split: [] for split in members}
-    for row in rows:
-        if row[column] in split_of:
-            result[split_of[row[column]]].append(row)
-    for split, part in result.items():
-        if not part:
-            raise ValueError(f"split {split}: got no row, expected some of {column} {list(members[split])}")
-    return result
 
 
 def as_dataset_dict(splits: Mapping[str, Dataset]) -> DatasetDict:

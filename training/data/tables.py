@@ -1,4 +1,4 @@
-"""A table of one's own, or one of the Hub, as the splits of an emotion table (columns: see `table_columns`).
+"""A table of one's own, or one of the Hub, as the splits of an emotion table (columns: see `columns`).
 
     load_table("calls.csv")                     # text,audio,label,speaker; sound files beside the csv
     load_table("folder")                        # train.csv, validation.csv, test.csv; jsonl or parquet as well
@@ -43,15 +43,11 @@ from triemo.training.data.columns import (
     label_kind,
     label_names,
 )
-from triemo.training.data.splits import SPLIT_NAMES, as_dataset_dict, check_no_leakage, split_off
+from triemo.training.data.splits import SPLIT_ALIASES, SPLIT_NAMES, as_dataset_dict, check_no_leakage, split_off
 
-__all__ = ["SPLIT_ALIASES", "folder_of", "load_table", "open_parts", "row_places"]
+__all__ = ["folder_of", "load_table", "open_parts", "row_places"]
 
 logger = logging.getLogger(__name__)
-
-# TODO-MERGE table_files --------------------
-# Files and Hub datasets as unconverted rows, with the place of each row.
-#
 
 FORMATS = {
     ".csv": "csv",
@@ -61,11 +57,84 @@ FORMATS = {
     ".json": "json",
     ".parquet": "parquet",
 }
-SPLIT_ALIASES = {
-    **{name: "train" for name in ("train", "training")},
-    **{name: "validation" for name in ("validation", "valid", "val", "dev", "eval", "development")},
-    **{name: "test" for name in ("test", "testing")},
-}
+VALIDATION_SHARE = 0.1
+PEEKED_ROWS = 100  # of a stream, from which its columns and the kind of its labels are told
+
+
+def load_table(
+    path_or_hub_id: str | Path,
+    split: str | None = None,
+    column_map: Mapping[str, str] | None = None,
+    streaming: bool = False,
+    root: str | Path | None = None,
+    *,
+    labelled: bool = True,
+    disjoint: Sequence[str] = ("speaker", "dialogue"),
+    validation_share: float = VALIDATION_SHARE,
+    seed: int = 0,
+) -> DatasetDict | IterableDatasetDict:
+    """
+    Load a table with any of text, audio, video, image or vectors, and labels.
+
+    Where there is a train split and no validation, `validation_share` of its rows become one: whole speakers and
+    dialogues where there are such columns (`splits.split_off`), else rows. A stream is split by a hash of the
+    speaker, else the dialogue, else the row's content, so the share is met on average: a small one may get no row.
+
+    Args:
+        path_or_hub_id: a csv, tsv, jsonl or parquet file, with or without a column `split`; a folder with a file for
+            each split; or the id of a dataset on the Hub. A stream of a file with a column `split` offers train,
+            validation and test, and one that is not there is empty.
+        split: the only split wanted. A single file without a column `split` is taken whole for it.
+        column_map: our name to the table's, as `{"text": "utterance"}`.
+        streaming: read rows as they are asked for; errors come when their row does.
+        root: folder of relative media paths; that of the table by default.
+        labelled: whether every row must have a label.
+        disjoint: columns whose values may not be in two splits; checked unless streaming.
+        validation_share: of the rows of train, where there is no validation split; 0 makes none.
+        seed: of that split.
+
+    Returns:
+        The splits; extra columns are kept, `row` is added. Media stay encoded and are not opened.
+
+    Raises:
+        ValueError: naming file and row: no input or label column, an empty split, a row without input or label,
+            labels of two kinds, a speaker in two splits, or a column of media of which no file is there (some missing
+            ones are counted in the log).
+    """
+    if split is not None and split not in SPLIT_ALIASES:
+        raise ValueError(f"split: got {split!r}, expected one of {SPLIT_NAMES}")
+    wanted = None if split is None else SPLIT_ALIASES[split]
+    opened = open_parts(path_or_hub_id, streaming)
+    parts = [(name, source, _rename(data, source, column_map)) for name, source, data in opened]
+    _check_columns(parts, labelled)
+    labels = _label_columns(parts) if labelled else [None] * len(parts)
+    result: dict[str, Any] = {}
+    is_whole = False
+    for (name, source, data), label in zip(parts, labels, strict=True):
+        folder = Path(root) if root is not None else folder_of(source)
+        columns = _column_names(data)
+        data = (_convert_stream if streaming else _convert)(data, source, folder, label)
+        if name is None and "split" in columns:
+            pieces = (_divide_stream if streaming else _divide)(data)
+        else:
+            is_whole = name is None and wanted is not None
+            pieces = {name or wanted or "train": data}
+        for found, piece in pieces.items():
+            result[found] = concatenate_datasets([result[found], piece]) if found in result else piece
+    if not streaming:
+        check_no_leakage(as_dataset_dict(result), disjoint)
+    if "train" in result and "validation" not in result and not is_whole and validation_share > 0:
+        split_it = _split_off_stream if streaming else split_off
+        result["train"], result["validation"], by = split_it(result["train"], validation_share, seed)
+        logger.info(f"{path_or_hub_id}: no validation split, so {validation_share:.0%} of train by {by}, seed {seed}.")
+    if wanted is not None:
+        if wanted not in result:
+            raise ValueError(f"split: got {split!r}, but {path_or_hub_id} has only {sorted(result)}")
+        result = {wanted: result[wanted]}
+    return IterableDatasetDict(result) if streaming else as_dataset_dict(result)
+
+
+# Files and Hub datasets as unconverted rows, and the place of each row ----------------------------------------
 
 
 def open_parts(where: str | Path, streaming: bool) -> list[tuple[str | None, str, Any]]:
@@ -157,84 +226,7 @@ def folder_of(source: str) -> Path:
     return Path(source).resolve().parent if Path(source).is_file() else Path()
 
 
-VALIDATION_SHARE = 0.1
-PEEKED_ROWS = 100  # of a stream, from which its columns and the kind of its labels are told
-
-
-def load_table(
-    path_or_hub_id: str | Path,
-    split: str | None = None,
-    column_map: Mapping[str, str] | None = None,
-    streaming: bool = False,
-    root: str | Path | None = None,
-    *,
-    labelled: bool = True,
-    disjoint: Sequence[str] = ("speaker", "dialogue"),
-    validation_share: float = VALIDATION_SHARE,
-    seed: int = 0,
-) -> DatasetDict | IterableDatasetDict:
-    """
-    Load a table with any of text, audio, video, image or vectors, and labels.
-
-    Where there is a train split and no validation, `validation_share` of its rows become one: whole speakers and
-    dialogues where there are such columns (`splits.split_off`), else rows. A stream is split by a hash of the
-    speaker, else the dialogue, else the row's content, so the share is met on average: a small one may get no row.
-
-    Args:
-        path_or_hub_id: a csv, tsv, jsonl or parquet file, with or without a column `split`; a folder with a file for
-            each split; or the id of a dataset on the Hub. A stream of a file with a column `split` offers train,
-            validation and test, and one that is not there is empty.
-        split: the only split wanted. A single file without a column `split` is taken whole for it.
-        column_map: our name to the table's, as `{"text": "utterance"}`.
-        streaming: read rows as they are asked for; errors come when their row does.
-        root: folder of relative media paths; that of the table by default.
-        labelled: whether every row must have a label.
-        disjoint: columns whose values may not be in two splits; checked unless streaming.
-        validation_share: of the rows of train, where there is no validation split; 0 makes none.
-        seed: of that split.
-
-    Returns:
-        The splits; extra columns are kept, `row` is added. Media stay encoded and are not opened.
-
-    Raises:
-        ValueError: naming file and row: no input or label column, an empty split, a row without input or label,
-            labels of two kinds, a speaker in two splits, or a column of media of which no file is there (some missing
-            ones are counted in the log).
-    """
-    if split is not None and split not in SPLIT_ALIASES:
-        raise ValueError(f"split: got {split!r}, expected one of {SPLIT_NAMES}")
-    wanted = None if split is None else SPLIT_ALIASES[split]
-    opened = open_parts(path_or_hub_id, streaming)
-    parts = [(name, source, _rename(data, source, column_map)) for name, source, data in opened]
-    _check_columns(parts, labelled)
-    labels = _label_columns(parts) if labelled else [None] * len(parts)
-    result: dict[str, Any] = {}
-    is_whole = False
-    for (name, source, data), label in zip(parts, labels, strict=True):
-        folder = Path(root) if root is not None else folder_of(source)
-        columns = _column_names(data)
-        data = (_convert_stream if streaming else _convert)(data, source, folder, label)
-        if name is None and "split" in columns:
-            pieces = (_divide_stream if streaming else _divide)(data)
-        else:
-            is_whole = name is None and wanted is not None
-            pieces = {name or wanted or "train": data}
-        for found, piece in pieces.items():
-            result[found] = concatenate_datasets([result[found], piece]) if found in result else piece
-    if not streaming:
-        check_no_leakage(as_dataset_dict(result), disjoint)
-    if "train" in result and "validation" not in result and not is_whole and validation_share > 0:
-        split_it = _split_off_stream if streaming else split_off
-        result["train"], result["validation"], by = split_it(result["train"], validation_share, seed)
-        logger.info(f"{path_or_hub_id}: no validation split, so {validation_share:.0%} of train by {by}, seed {seed}.")
-    if wanted is not None:
-        if wanted not in result:
-            raise ValueError(f"split: got {split!r}, but {path_or_hub_id} has only {sorted(result)}")
-        result = {wanted: result[wanted]}
-    return IterableDatasetDict(result) if streaming else as_dataset_dict(result)
-
-
-# What the rows hold ------------------------------------------------------------------------------------------
+# What the rows hold -------------------------------------------------------------------------------------------
 
 
 def _column_names(data: Any) -> list[str]:
@@ -302,7 +294,7 @@ def _convert_streamed(
     return convert_batch(batch, rows, folder, label)
 
 
-# Splits ------------------------------------------------------------------------------------------------------
+# Splits -------------------------------------------------------------------------------------------------------
 
 
 def _split_of(value: Any, row: str) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from triemo.modeling import TriemoAudioModel
 from triemo.training.corpora.labels import RAVDESS_LABELS, label2id, map_label
-from triemo.training.corpora.official import load_ravdess
+from triemo.training.corpora.registry import load_corpus
 from triemo.training.metrics.scores import classification_scores
 from triemo.training.recipes.stages import ReleaseRun
 from triemo.training.recipes.voice import VoiceClips, clip_logits, fit_statistics, standardise_states
@@ -49,7 +49,7 @@ def train_audio(run: ReleaseRun, name: str, *, encoder: str, strength: float, ou
         encoder, strength: of `build_tower`.
         output_layers: layers, from 1, whose average the tower gives out.
     """
-    corpus = load_ravdess(run.data)
+    corpus = load_corpus("ravdess", run.data, "own")
     voices = {split: VoiceClips.of_ravdess(corpus[split]) for split in ("train", "validation")}
     tower, scores = build_tower(run, voices["train"], encoder, strength)
     with torch.no_grad():

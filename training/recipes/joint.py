@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer
 
 from triemo.modeling import TriemoForEmotionClassification
-from triemo.training.corpora.labels import EMOTIONS, label2id, to_soft_target
-from triemo.training.corpora.official import load_fer2013, load_ravdess
+from triemo.training.corpora.labels import EMOTIONS, label2id, map_label, to_soft_target
+from triemo.training.corpora.registry import load_corpus
 from triemo.training.data.augmentation import augment_faces, augment_log_mel, normalise_faces, warp_log_mel
 from triemo.training.data.composites import SUBSETS, CompositeDataset, draw_composites, item_classes
 from triemo.training.metrics.scores import classification_scores
@@ -43,10 +43,10 @@ class Corpora:
             self.text_rows[corpus] = (len(self.texts), len(self.texts) + len(texts))
             self.texts += texts
             self.labels["text"] += classes
-        self.voice = load_ravdess(data)[split]
-        faces = FacePixels(load_fer2013(data)[split])
-        self.clips, self.pixels = log_mel_frames(self.voice["path"]), faces.pixels
-        self.labels["audio"] = [[label] for label in self.voice["label"]]
+        self.voice = load_corpus("ravdess", data, "own")[split]
+        faces = FacePixels(load_corpus("fer2013", data)[split])
+        self.clips, self.pixels = log_mel_frames(self.voice["row"][:]), faces.pixels
+        self.labels["audio"] = [[label2id[map_label("ravdess", label)]] for label in self.voice["label"]]
         self.labels["vision"] = [[label] for label in faces.labels.tolist()]
 
 

@@ -15,7 +15,8 @@ from triemo.modeling import TriemoForEmotionClassification
 from triemo.processing import TriemoFeatureExtractor, TriemoImageProcessor, TriemoProcessor
 from triemo.training.common import write_json
 from triemo.training.corpora.labels import EMOTIONS, LABEL_MAP_VERSION
-from triemo.training.corpora.official import RAVDESS_SPLITS, corpus_hash
+from triemo.training.corpora.published_splits import split_members
+from triemo.training.corpora.rows import corpus_hash
 from triemo.training.data.composites import draw_composites, item_classes
 from triemo.training.metrics.calibration import calibrated_error, calibration_temperature, expected_calibration_error
 from triemo.training.metrics.scores import EmotionMetric, best_thresholds, classification_scores, multi_label_scores
@@ -185,7 +186,9 @@ def train_evaluate(run: ReleaseRun, name: str, *, joint: str) -> dict:
         "calibration_temperatures": temperatures,
         "command": f"python training/recipes/release.py --data DATA --weights WEIGHTS --output {run.output}",
         "seed": run.seed,
-        "ravdess_actors": {name: list(actors) for name, actors in RAVDESS_SPLITS.items()},
+        "ravdess_actors": {
+            name: [int(actor) for actor in actors] for name, actors in split_members("ravdess_release").items()
+        },
         "label_map_version": LABEL_MAP_VERSION,
         "corpora_sha256": {name: corpus_hash(run.data, name) for name in ("ravdess", "fer2013", "goemotions", "meld")},
         "versions": {
@@ -213,7 +216,7 @@ def figures(
     """Every figure of `metrics.json`; what is fitted (thresholds, temperatures) comes from validation."""
     logits, targets = validation.all_classes("goemotions")
     thresholds = best_thresholds(torch.softmax(torch.from_numpy(logits).double(), -1).numpy(), targets)
-    spoken = np.array([name != "calm" for name in corpora.voice["original_label"]])
+    spoken = np.array([name != "calm" for name in corpora.voice["label"]])
     genders = list(corpora.voice["gender"])
     tops = {name: test.top_class(name) for name in ("goemotions", "meld", "audio", "vision")}
     details = {"goemotions": detailed(*tops["goemotions"]), "meld": detailed(*tops["meld"])}

@@ -19,8 +19,7 @@ from transformers import HfArgumentParser
 
 from triemo.training.common import write_json
 from triemo.training.corpora.labels import RAVDESS_LABELS
-from triemo.training.corpora.official import load_ravdess
-from triemo.training.data.splits import split_members
+from triemo.training.corpora.registry import load_corpus
 from triemo.training.metrics.scores import classification_scores, mean_and_deviation
 from triemo.training.recipes.audio import build_tower
 from triemo.training.recipes.stages import ReleaseRun
@@ -70,8 +69,7 @@ def main(arguments: list[str] | None = None) -> dict:
 
 def run_fold(run: FoldRun, fold: int, settings: dict) -> dict:
     """Fits to four folds, scores the fifth."""
-    members = split_members("ravdess_folds", fold, validation=False)
-    corpus = load_ravdess(run.data, splits={name: [int(actor) for actor in part] for name, part in members.items()})
+    corpus = load_corpus("ravdess", run.data, "own", fold=fold, validation=False)
     voices = {name: VoiceClips.of_ravdess(rows) for name, rows in corpus.items()}
     tower, training = build_tower(run, voices["train"], **settings)
     labels, logits = np.array(voices["test"].labels), clip_logits(tower, voices["test"].clips).numpy()
@@ -81,7 +79,7 @@ def run_fold(run: FoldRun, fold: int, settings: dict) -> dict:
     logits[:, CALM] = -np.inf
     seven = f1_score(labels[spoken], logits[spoken].argmax(1), average="weighted")
     return {
-        "actors": sorted(map(int, members["test"])),
+        "actors": sorted(set(voices["test"].speakers)),
         "clips": len(labels),
         "accuracy": scores["accuracy"],
         "uar": scores["uar"],

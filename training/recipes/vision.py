@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from transformers import ResNetConfig, ResNetForImageClassification, Trainer
 
+from triemo.training.corpora.images import fer2013_pixels
 from triemo.training.corpora.labels import EMOTIONS, label2id
-from triemo.training.corpora.official import fer2013_pixels, load_fer2013
+from triemo.training.corpora.registry import load_corpus
 from triemo.training.data.augmentation import augment_faces, mix_up, normalise_faces, one_hot
 from triemo.training.metrics.scores import classification_scores
 from triemo.training.recipes.stages import ReleaseRun, train_resumable, trainer_arguments
@@ -29,7 +30,7 @@ class FacePixels(torch.utils.data.Dataset):
 
     def __init__(self, split) -> None:
         self.pixels = torch.from_numpy(np.stack([fer2013_pixels(image["bytes"]) for image in split["image"]]))
-        self.labels = torch.tensor(split["label"])
+        self.labels = torch.tensor([label2id[label] for label in split["label"]])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -97,7 +98,7 @@ def train_vision(
         mix_up: share of the batches that are mixed.
         start: earlier stage whose tower learns on; None for random weights.
     """
-    faces = load_fer2013(run.data)
+    faces = load_corpus("fer2013", run.data)
     torch.manual_seed(run.seed)
     labels = {"id2label": dict(enumerate(EMOTIONS)), "label2id": label2id}
     if start:

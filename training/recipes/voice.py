@@ -64,9 +64,9 @@ class VoiceClips:
 
     @classmethod
     def of_ravdess(cls, rows: Dataset) -> "VoiceClips":
-        """Rows of `load_ravdess`, with its eight classes in the order of `RAVDESS_LABELS`."""
-        labels = [RAVDESS_LABELS.index(label) for label in rows["original_label"]]
-        return cls(log_mel_frames(rows["path"]), labels, list(rows["actor"]))
+        """Rows of RAVDESS with its own eight classes, numbered in the order of `RAVDESS_LABELS`."""
+        labels = [RAVDESS_LABELS.index(label) for label in rows["label"]]
+        return cls(log_mel_frames(rows["row"][:]), labels, [int(speaker) for speaker in rows["speaker"]])
 
 
 FOLDS = 5  # of speakers, for the temperature

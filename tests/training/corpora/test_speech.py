@@ -6,15 +6,18 @@ import pytest
 from corpus_files import write_crema_d, write_iemocap
 
 from triemo.processing import load_audio
-from triemo.training.corpora.registry import corpus_labels, load_corpus
-from triemo.training.data.splits import split_members
+from triemo.training.corpora.published_splits import split_members
+from triemo.training.corpora.registry import load_corpus
 
 # RAVDESS
 
 
 def test_ravdess_release_split(data_root):
-    """As `load_ravdess` counts; the label names come from the file names alone."""
+    """Actors as in the split file; the label names come from the file names alone."""
     data = load_corpus("ravdess", data_root)
+    for split, actors in {"train": range(1, 19), "validation": (19, 20), "test": (21, 22, 23, 24)}.items():
+        assert set(data[split]["speaker"]) == set(map(str, actors))
+    assert Counter(data["test"]["gender"]) == {"male": 120, "female": 120}
     assert {split: len(rows) for split, rows in data.items()} == {"train": 1080, "validation": 120, "test": 240}
     row = data["test"][0]
     assert row["audio"]["bytes"] is None and row["audio"]["path"].endswith("03-01-01-01-01-01-21.flac")
@@ -28,11 +31,32 @@ def test_ravdess_published_folds(data_root):
     folds = [load_corpus("ravdess", data_root, classes="own", fold=fold) for fold in range(5)]
     assert sum(len(data["test"]) for data in folds) == 1440
     assert set(folds[0]["test"]["speaker"]) == {"2", "5", "14", "15", "16"}
-    assert corpus_labels("ravdess", folds[0], "own")[:2] == ["neutral", "calm"]
     whole = load_corpus("ravdess", data_root, calm="drop", fold=4, validation=False)
     assert set(whole) == {"train", "test"}
     assert not any(path.split("-")[-5] == "02" for path in whole["test"]["row"])
-    assert corpus_labels("ravdess", whole) == ["anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise"]
+
+
+def test_ravdess_labels_follow_the_file_name(data_root):
+    own, dropped = (load_corpus("ravdess", data_root, "own", calm=calm) for calm in ("neutral", "drop"))
+    row = next(row for row in own["test"] if row["row"].endswith("03-01-06-02-01-01-22.flac"))
+    assert (row["label"], row["intensity"], row["gender"]) == ("fearful", "strong", "female")
+    assert Counter(own["validation"]["label"])["calm"] == 16
+    assert len(own["test"]) - len(dropped["test"]) == 4 * 8
+    assert "calm" not in dropped["train"]["label"][:]
+
+
+def test_ravdess_refuses_a_wrong_file_name_and_names_an_empty_split(tmp_path):
+    folder = tmp_path / "ravdess" / "Actor_01"
+    folder.mkdir(parents=True)
+    (folder / "03-01-09-01-01-01-01.wav").touch()
+    with pytest.raises(ValueError, match="emotion: got 9 in .*03-01-09"):
+        load_corpus("ravdess", tmp_path)
+    (folder / "03-01-09-01-01-01-01.wav").rename(folder / "happy.wav")
+    with pytest.raises(ValueError, match="file name: got 'happy.wav'"):
+        load_corpus("ravdess", tmp_path)
+    (folder / "happy.wav").rename(folder / "03-01-03-01-01-01-01.wav")
+    with pytest.raises(ValueError, match="split validation: got no row"):
+        load_corpus("ravdess", tmp_path)
 
 
 # CREMA-D
@@ -59,7 +83,7 @@ def test_crema_d(crema_d):
     )
     assert len(load_audio(row["audio"])) == 1600
     own = load_corpus("crema_d", crema_d, classes="own")
-    assert corpus_labels("crema_d", own, "own") == ["anger", "disgust", "fear", "happy", "neutral", "sad"]
+    assert set(own["test"]["label"]) == {"anger", "disgust", "fear", "happy", "neutral", "sad"}
 
 
 @pytest.mark.parametrize("name", ["1001_DFA_ANG", "1092_DFA_ANG_XX", "1001_ABC_ANG_XX", "1001_DFA_SUR_XX"])
@@ -110,7 +134,6 @@ def test_iemocap_own_classes(iemocap):
     assert set(data) == {"train", "test"} and set(data["test"]["session"]) == {"5"}
     assert data["test"]["label"][:] == ["anger", "excited", "frustrated"]
     assert data["test"][0]["text"] == "Line 0 [LAUGHTER] goes on."
-    assert len(corpus_labels("iemocap", data, "own")) == 10
 
 
 def test_iemocap_errors_name_the_line(iemocap):

@@ -1,4 +1,4 @@
-"""MELD on the real csv files, and its encodings and clips on tiny ones; GoEmotions' two groupings."""
+"""The registry and its maps; MELD on the real csv files, and its encodings and clips on tiny ones."""
 
 import re
 from collections import Counter
@@ -7,20 +7,21 @@ import pytest
 from corpus_files import meld_row, write_clip_at, write_meld
 
 from triemo.processing import load_frames
-from triemo.training.corpora import text as corpora_text
 from triemo.training.corpora.dialogue import repair_text
-from triemo.training.corpora.labels import GOEMOTIONS_LABELS, OWN_LABELS, TO_SEVEN, map_label
-from triemo.training.corpora.registry import corpus_labels, corpus_names, load_corpus
+from triemo.training.corpora.labels import OWN_LABELS, TO_SEVEN, map_label
+from triemo.training.corpora.registry import CORPORA, load_corpus
 
 # Registry and maps
 
 
 def test_names_and_options():
-    assert set(corpus_names()) == set(OWN_LABELS)
+    assert set(CORPORA) == set(OWN_LABELS)
     with pytest.raises(ValueError, match="corpus: got 'mosi', expected one of"):
         load_corpus("mosi")
     with pytest.raises(ValueError, match=r"options of meld: got \['fold'\]"):
         load_corpus("meld", fold=1)
+    with pytest.raises(ValueError, match=r"options of ravdess: .*'fold'.*\('1'|got str"):
+        load_corpus("ravdess", fold="1")
 
 
 @pytest.mark.parametrize("corpus", sorted(TO_SEVEN))
@@ -61,7 +62,6 @@ def test_meld_official_counts(data_root):
     assert row["start"] == pytest.approx(14 * 60 + 40.629)
     text = "".join(line for rows in data.values() for line in rows["text"])
     assert not re.search("[\x7f-\x9f]|â€|Ã", text)
-    assert corpus_labels("meld", data) == ["anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise"]
 
 
 @pytest.mark.parametrize(
@@ -115,28 +115,3 @@ def test_meld_errors_name_the_line(tmp_path, change, message):
     write_meld(tmp_path, [meld_row(1, "a"), row])
     with pytest.raises(ValueError, match=message):
         load_corpus("meld", tmp_path)
-
-
-# GoEmotions
-
-
-def test_goemotions_groupings_agree(data_root, goemotions, monkeypatch):
-    """The 28 labels through our map give the official ekman file, for every comment of the three splits."""
-    monkeypatch.setattr(corpora_text, "load_goemotions", lambda root: goemotions)
-    own, seven = load_corpus("goemotions", data_root, classes="own"), load_corpus("goemotions", data_root)
-    assert {split: len(rows) for split, rows in own.items()} == {"train": 43410, "validation": 5426, "test": 5427}
-    for split, rows in own.items():
-        assert rows["id"][:] == seven[split]["id"][:] and rows["text"][:] == seven[split]["text"][:]
-        mapped = [sorted({map_label("goemotions", name) for name in label}) for label in rows["label"][:]]
-        assert mapped == [sorted(label) for label in seven[split]["label"][:]]
-    names = (data_root / "goemotions" / "original" / "labels.txt").read_text().split()
-    assert tuple(names) == GOEMOTIONS_LABELS == tuple(corpus_labels("goemotions", own, "own"))
-
-
-@pytest.mark.parametrize("line", ["no tabs", "text\t28\tid", "text\tjoy\tid", "text\t\tid"])
-def test_goemotions_bad_lines_are_named(tmp_path, line):
-    folder = tmp_path / "goemotions" / "original"
-    folder.mkdir(parents=True)
-    (folder / "train.tsv").write_text(f"fine\t0,27\tx\n{line}\n")
-    with pytest.raises(ValueError, match=r"train\.tsv:2"):
-        load_corpus("goemotions", tmp_path, classes="own")
