@@ -1,7 +1,6 @@
 """The reader on onnxruntime answers as the pipeline does, and needs only the packages that are named for it."""
 
 import json
-import re
 import subprocess
 import sys
 from importlib import metadata
@@ -13,6 +12,7 @@ import pytest
 from media_files import sine
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from papers import commands, fenced, run_python_block
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -105,9 +105,19 @@ def test_int8_and_a_file_by_name(exported, onnx_reader, assets):
 
 
 def packages_to_read() -> list[str]:
-    """As the README names them for a machine without torch."""
-    (line,) = re.findall(r"^pip install (onnxruntime [^#\n]*)", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
-    return line.split()
+    """As serving/README.md names them for a machine without torch."""
+    (command,) = (line for line in commands("serving/README.md") if line.startswith("pip install onnxruntime "))
+    return command.split()[2:]
+
+
+def test_python_of_the_readme(exported, assets, tmp_path, monkeypatch):
+    (tmp_path / "onnx").symlink_to(exported)
+    (tmp_path / "clip.mp4").symlink_to(assets / "demo.mp4")
+    monkeypatch.chdir(tmp_path)
+    (code,) = fenced("serving/README.md", "python")
+    (answer,) = run_python_block(code, {})
+    same(answer, OnnxEmotionReader(exported, "int8")({"video": "clip.mp4", "text": "I can't believe it!"}, top_k=3))
+    assert len(answer) == 3
 
 
 def hidden_modules(packages: list[str]) -> list[str]:
