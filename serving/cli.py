@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +21,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
 )
+
+_LEFT_OUT_NAMED = 20  # lines on what packing left out
 
 # What more than one command takes.
 Text = Annotated[str | None, typer.Option("--text", help="What is said, as a sentence.")]
@@ -130,7 +132,7 @@ def demo_command(
     triemo demo clip.mp4 --text "I can't believe it!"
     """
     with plain_errors():
-        from triemo.serving.demo import demo
+        from triemo.serving.predict import demo
 
         demo(
             file,
@@ -173,9 +175,7 @@ def pack_command(
     triemo pack clips/ --transcripts transcripts.csv --output shards/
     """
     with plain_errors():
-        from triemo.serving.pack import pack
-
-        pack(
+        _pack(
             clips,
             output,
             transcripts,
@@ -234,9 +234,7 @@ def export_command(
     triemo predict --model onnx/model_int8.onnx clip.mp4
     """
     with plain_errors():
-        from triemo.serving.export import export
-
-        export(output, model, int8)
+        _export(output, model, int8)
 
 
 @contextmanager
@@ -263,6 +261,68 @@ def plain_errors() -> Iterator[None]:
 
 
 app.command("publish")(plain_errors()(publish_command))
+
+
+def _pack(clips: str, output: str, transcripts: str | None, **options: Any) -> None:
+    """As `pack_clips`; progress and what was left out go to stderr, the summary to stdout."""
+    import logging
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from triemo.training.data.packing import pack_clips
+
+    logging.getLogger("triemo.training.data.packing").setLevel(logging.ERROR)  # named below, at the end
+    errors = Console(stderr=True)
+    columns = (TextColumn("Packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors) as bar:
+        task = bar.add_task("pack", total=None)
+        packed = pack_clips(
+            clips,
+            output,
+            transcripts,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            **options,
+        )
+    lines = [f"{key}: {reason}" for key, reason in packed.broken.items()]
+    lines += [f"{place}: names no clip of {clips}" for place in packed.unused_transcripts]
+    for line in lines[:_LEFT_OUT_NAMED]:
+        errors.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if len(lines) > _LEFT_OUT_NAMED:
+        errors.print(f"... and {len(lines) - _LEFT_OUT_NAMED} more", markup=False)
+    print(
+        f"{packed.samples} clips in {packed.shards} shards in {output}; {len(packed.broken)} broken ones left out; "
+        f"{packed.without_transcript} clips have no transcript, {len(packed.unused_transcripts)} transcripts no clip."
+    )
+
+
+def _export(output: Path, model: str | None, int8: bool) -> None:
+    """Write the folder and print what is in it."""
+    import logging
+    import warnings
+
+    from rich.console import Console
+
+    from triemo.serving.reading import load_reader
+
+    reader = load_reader(model, "cpu")
+    console = Console()
+    logging.disable(logging.WARNING)  # what exporter and quantiser note for developers
+    try:
+        with Console(stderr=True).status("Exporting; this takes about a minute"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                from triemo.training.export.folder import export_onnx
+            except ImportError as error:
+                raise ValueError(
+                    f"export needs onnx, onnxruntime and onnxscript: pip install 'triemo[export]' ({error})."
+                ) from error
+            written = export_onnx(reader.model, reader.processor, output, int8=int8)
+    finally:
+        logging.disable(logging.NOTSET)
+    for name, size in written["files"].items():
+        console.print(f"{size / 1e6:8.1f} MB  {output / name}", highlight=False, soft_wrap=True)
+    console.print(f"Largest difference of a logit from torch's: {written['largest_difference']:.1g}", highlight=False)
 
 
 def _clip_options(frames: int | None, sound_track: bool) -> dict[str, int | bool]:

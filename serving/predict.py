@@ -1,4 +1,7 @@
-"""What `triemo predict` does: read one input, or several files one after the other."""
+"""What `triemo predict` and `triemo demo` do.
+
+The one reads inputs one after the other, the other a single input from every subset of its modalities.
+"""
 
 import json
 import sys
@@ -10,11 +13,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from triemo.serving.printing import fallback_note
-from triemo.serving.reading import Reading, default_model, load_reader, read_sample
-from triemo.serving.samples import UsageError, make_sample
+from triemo.serving import printing
+from triemo.serving.reading import Reading, default_model, load_reader, read_sample, read_subsets
+from triemo.serving.samples import UsageError, demo_sample, make_sample
 
-__all__ = ["error_line", "load_quietly", "predict", "reading_document"]
+__all__ = ["demo", "predict"]
 
 
 def predict(
@@ -43,7 +46,7 @@ def predict(
         ValueError: the model cannot be loaded.
     """
     errors = Console(stderr=True)
-    get_reader = cache(lambda: load_quietly(errors, model, device))
+    get_reader = cache(lambda: _load_quietly(errors, model, device))
     results: list[Reading | tuple[str, str]] = []
     names = list(files) or [None]
     hidden = len(names) == 1 or not errors.is_terminal
@@ -55,31 +58,73 @@ def predict(
         except UsageError:
             raise
         except ValueError as error:
-            results.append((name, error_line(errors, name, error)))
+            results.append((name, _error_line(errors, name, error)))
             continue
         reader = get_reader()
         try:
             results.append(read_sample(reader, sample, **options))
         except ValueError as error:
-            results.append((name, error_line(errors, name, error)))
+            results.append((name, _error_line(errors, name, error)))
     readings = [result for result in results if isinstance(result, Reading)]
     if as_json:
         documents = [_document(result, model or default_model(), top_k) for result in results]
         print(json.dumps(documents if len(names) > 1 else documents[0], indent=2))
         for reading in readings:
-            warn_of_fallback(reading)
+            _warn_of_fallback(reading)
     elif readings:
         _print_tables(readings, len(names) > 1, top_k, get_reader().model.config.problem_type != "regression")
     return int(len(readings) < len(results))
 
 
-def load_quietly(errors: Console, model: str | None, device: str | None) -> Any:
+def demo(
+    file: str | None = None,
+    text: str | None = None,
+    audio: str | None = None,
+    image: str | None = None,
+    *,
+    model: str | None = None,
+    device: str | None = None,
+    as_json: bool = False,
+    **options: Any,
+) -> None:
+    """
+    Print the scores of all subsets side by side, then the contributions to the best label of all together.
+
+    Args:
+        file, text, audio, image: the user's own input; with none of them the clip that comes with Triemo.
+        options: `num_frames`, `use_sound_track`.
+
+    Raises:
+        ValueError: unreadable media, nothing to read from, or a regression model.
+    """
+    own = any(value is not None for value in (file, text, audio, image))
+    sample = make_sample(file, text, audio, image) if own else demo_sample()
+    reader = _load_quietly(Console(stderr=True), model, device)
+    read = read_subsets(reader, sample, **options)
+    if as_json:
+        reading = Reading(sample, read.evidence, read.ranked)
+        document = {
+            **_reading_document(reading, model or default_model()),
+            "subsets": [{"modalities": list(subset), "scores": by_label} for subset, by_label in read.scores.items()],
+            "contributions": {"label": read.label, "without_input": read.empty, **read.parts},
+        }
+        print(json.dumps(document, indent=2))
+        _warn_of_fallback(reading)
+        return
+    console = Console()
+    printing.print_sample(console, sample, read.evidence)
+    printing.print_subsets(console, read.scores)
+    printing.print_contributions(console, read.label, read.empty, read.parts)
+    printing.print_disclaimer(console)
+
+
+def _load_quietly(errors: Console, model: str | None, device: str | None) -> Any:
     """The pipeline, with a sign of life on stderr where someone watches."""
     with errors.status("Loading the model") if errors.is_terminal else nullcontext():
         return load_reader(model, device)
 
 
-def error_line(errors: Console, name: str, error: ValueError) -> str:
+def _error_line(errors: Console, name: str, error: ValueError) -> str:
     """Name the input and say on stderr, in one line, what is wrong with it; returns what was said."""
     message = " ".join(str(error).split())
     message = message if name in message else f"{name}: {message}"
@@ -87,7 +132,7 @@ def error_line(errors: Console, name: str, error: ValueError) -> str:
     return message
 
 
-def reading_document(reading: Reading, model: str, top_k: int | None = None) -> dict[str, Any]:
+def _reading_document(reading: Reading, model: str, top_k: int | None = None) -> dict[str, Any]:
     """The JSON of a reading."""
     evidence = reading.evidence
     faces = None if evidence.faces is None else {"with_face": evidence.faces[0], "sampled": evidence.faces[1]}
@@ -104,25 +149,23 @@ def reading_document(reading: Reading, model: str, top_k: int | None = None) -> 
     }
 
 
-def warn_of_fallback(reading: Reading) -> None:
+def _warn_of_fallback(reading: Reading) -> None:
     """The note that stands in the tables, on stderr."""
-    note = fallback_note(reading.evidence.missing, reading.evidence.modalities)
+    note = printing.fallback_note(reading.evidence.missing, reading.evidence.modalities)
     if note:
         print(f"triemo: {reading.sample.name}: {note}", file=sys.stderr)
 
 
 def _document(result: Reading | tuple[str, str], model: str, top_k: int | None) -> dict[str, Any]:
     if isinstance(result, Reading):
-        return reading_document(result, model, top_k)
+        return _reading_document(result, model, top_k)
     return {"file": result[0], "error": result[1]}
 
 
 def _print_tables(readings: list[Reading], several: bool, top_k: int | None, is_share: bool) -> None:
-    from triemo.serving import printing as display
-
     console = Console()
     if several:
-        display.print_summary(console, readings, top_k, is_share)
+        printing.print_summary(console, readings, top_k, is_share)
     else:
-        display.print_reading(console, readings[0], top_k, is_share)
-    display.print_disclaimer(console)
+        printing.print_reading(console, readings[0], top_k, is_share)
+    printing.print_disclaimer(console)

@@ -1,4 +1,7 @@
-"""Tables for people, 80 columns wide at most where the terminal is no wider."""
+"""What people read: tables, 80 columns wide at most where the terminal is no wider, and the words in them.
+
+What the model calls text, audio and vision are words, voice and face to people.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,42 +29,9 @@ __all__ = [
     "read_from",
 ]
 
-# TODO-MERGE wording --------------------
-# Names for people: what the model calls text, audio and vision are words, voice and face to them.
-#
-
 NAMES = {"text": "words", "audio": "voice", "vision": "face"}
 DISCLAIMER = "Triemo reads expression, not inner feeling."
-
-
-def listed(modalities: Sequence[str]) -> str:
-    """("text", "audio") to "words and voice"."""
-    names = [NAMES[name] for name in modalities]
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-
-
-def read_from(modalities: Sequence[str], faces: tuple[int, int] | None) -> str:
-    """What a prediction rests on, such as "words, voice, face (14 of 16 frames)"."""
-    parts = [NAMES[name] for name in modalities]
-    if "vision" in modalities and faces is not None and faces[1] > 1:
-        parts[-1] += f" ({faces[0]} of {faces[1]} frames)"
-    return ", ".join(parts)
-
-
-def fallback_note(missing: Sequence[str], modalities: Sequence[str]) -> str:
-    """What was missing and what was read instead; empty if nothing was."""
-    if not missing:
-        return ""
-    what = " and ".join(missing)
-    return f"{what[0].upper()}{what[1:]}: read from {listed(modalities)} alone."
-
-
-def percent(score: float, signed: bool = False) -> str:
-    """A share of 1 with one decimal, "72.3 %"."""
-    return f"{100 * score:{'+' if signed else ''}.1f} %"
-
-
-_BAR_WIDTH = 30
+_BAR_WIDTH = 30  # characters
 
 
 def print_sample(console: Console, sample: Sample, evidence: Evidence) -> None:
@@ -151,6 +121,33 @@ def print_contributions(console: Console, label: str, empty: float, parts: Mappi
 
 def print_disclaimer(console: Console) -> None:
     _line(console, DISCLAIMER, style="dim")
+
+
+def listed(modalities: Sequence[str]) -> str:
+    """("text", "audio") to "words and voice"."""
+    names = [NAMES[name] for name in modalities]
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def read_from(modalities: Sequence[str], faces: tuple[int, int] | None) -> str:
+    """What a prediction rests on, such as "words, voice, face (14 of 16 frames)"."""
+    parts = [NAMES[name] for name in modalities]
+    if "vision" in modalities and faces is not None and faces[1] > 1:
+        parts[-1] += f" ({faces[0]} of {faces[1]} frames)"
+    return ", ".join(parts)
+
+
+def fallback_note(missing: Sequence[str], modalities: Sequence[str]) -> str:
+    """What was missing and what was read instead; empty if nothing was."""
+    if not missing:
+        return ""
+    what = " and ".join(missing)
+    return f"{what[0].upper()}{what[1:]}: read from {listed(modalities)} alone."
+
+
+def percent(score: float, signed: bool = False) -> str:
+    """A share of 1 with one decimal, "72.3 %"."""
+    return f"{100 * score:{'+' if signed else ''}.1f} %"
 
 
 def _table(**options: Any) -> Table:

@@ -1,4 +1,7 @@
-"""One sample read: the scores, what they were read from, and what was missing."""
+"""From a checkpoint and a sample to scores: loading, reading, every subset of the modalities, what each contributes.
+
+Nothing here needs torch until a checkpoint is loaded: an exported graph is read without it.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,9 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from triemo.serving.samples import Sample
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "Evidence",
@@ -41,142 +47,19 @@ __all__ = [
     "uninformed_score",
 ]
 
-# TODO-MERGE subsets --------------------
-# The prediction from every subset of a sample's modalities, in one batch of the model.
-#
-
 Subset = tuple[str, ...]
 
 # The mask of each modality, in the order of the modalities; as the model names them, and here without torch.
 MASKS = {"text": "attention_mask", "audio": "audio_attention_mask", "vision": "video_attention_mask"}
 
-
-def present_modalities(tensors: Mapping[str, Any]) -> Subset:
-    """What a batch of one has of text, audio, vision, in this order: those whose mask is not all zero."""
-    return tuple(name for name, mask in MASKS.items() if mask in tensors and bool(tensors[mask].any()))
-
-
-def subsets_of(modalities: Subset) -> list[Subset]:
-    """All non-empty subsets, the single ones first, all together last."""
-    return [subset for size in range(1, len(modalities) + 1) for subset in combinations(modalities, size)]
-
-
-def subset_batch(tensors: Mapping[str, Any], subsets: list[Subset]) -> dict[str, Any]:
-    """A batch of one to a batch with a row for each subset: the same values, the others' masks all zero."""
-    batch = {name: value[[0] * len(subsets)] for name, value in tensors.items()}
-    for modality, mask in MASKS.items():
-        for row, subset in enumerate(subsets):
-            if mask in batch and modality not in subset:
-                batch[mask][row] = 0
-    return batch
-
-
-def subset_scores(reader: Any, tensors: Mapping[str, Any]) -> dict[Subset, dict[str, float]]:
-    """
-    Scores of every non-empty subset of the modalities that a sample has, from one call of the model.
-
-    Args:
-        reader: the `multimodal-emotion-recognition` pipeline; its `postprocess` applies the calibration temperature.
-        tensors: what `reader.preprocess(sample)` returns, a batch of one.
-
-    Returns:
-        For each subset, such as `("text", "vision")`, the score of each label in the order of the classes. The single
-        modalities come first, all together last.
-
-    Raises:
-        ValueError: the sample has no modality.
-    """
-    subsets = subsets_of(present_modalities(tensors))
-    if not subsets:
-        raise ValueError("no modality at all: every mask is zero.")
-    outputs = reader.forward(subset_batch(tensors, subsets))
-    labels = list(reader.model.config.id2label.values())
-    scores = {}
-    for index, subset in enumerate(subsets):
-        row = {name: values[index : index + 1] for name, values in outputs.items()}
-        by_label = {entry["label"]: entry["score"] for entry in reader.postprocess(row)}
-        scores[subset] = {label: by_label[label] for label in labels}
-    return scores
-
-
-# TODO-MERGE contributions --------------------
-# How much each modality contributes to a score: exact Shapley values over the subsets of the modalities.
-#
-
-Subset = tuple[str, ...]
-
-
-def shapley_values(values: Mapping[Subset, float], empty: float) -> dict[str, float]:
-    """
-    Shapley values (Shapley, 1953) of the players of the largest subset, by their definition: for player i of n,
-
-        sum over S without i of |S|! (n - |S| - 1)! / n! * (v(S + i) - v(S)).
-
-    They add up to v(all) - v(nobody).
-
-    Args:
-        values: v of every non-empty subset; names within a subset in the order of the largest.
-        empty: v of nobody.
-
-    Raises:
-        ValueError: a subset is missing.
-    """
-    players = max(values, key=len, default=())
-    expected = 2 ** len(players) - 1
-    if not players or len(values) != expected:
-        raise ValueError(f"values: got {len(values)} subsets of {players}, expected all {expected} non-empty ones.")
-    worth = {frozenset(subset): value for subset, value in values.items()} | {frozenset(): empty}
-    count = len(players)
-    shares = {}
-    for player in players:
-        without = [subset for subset in worth if player not in subset]
-        shares[player] = sum(
-            factorial(len(subset))
-            * factorial(count - len(subset) - 1)
-            / factorial(count)
-            * (worth[subset | {player}] - worth[subset])
-            for subset in without
-        )
-    return shares
-
-
-def contributions(scores: Mapping[Subset, Mapping[str, float]], label: str, empty: float) -> dict[str, float]:
-    """
-    Each modality's part of the way from the uninformed score of a label to the one with all modalities.
-
-    Args:
-        scores: what `subset_scores` returns.
-        label: whose score.
-        empty: the score without any input, from `uninformed_score`.
-    """
-    return shapley_values({subset: by_label[label] for subset, by_label in scores.items()}, empty)
-
-
-def uninformed_score(config: Any) -> float:
-    """
-    The score of a label before anything is seen: the model answers only where it has a modality, so this is a
-    convention. One of C classes has the uniform prior 1/C; in multi-label each label is as likely as not.
-
-    Raises:
-        ValueError: for regression, which has no such value.
-    """
-    if config.problem_type == "regression":
-        raise ValueError("contributions need class probabilities, and this model's problem_type is 'regression'.")
-    return 0.5 if config.problem_type == "multi_label_classification" else 1 / config.num_labels
-
-
-# TODO-MERGE loading --------------------
-# Loading a checkpoint once, for every command: where it lies, on which device it runs.
-#
-
-if TYPE_CHECKING:
-    import torch
-
-
 HUB_MODEL = "triemo/triemo-small"
 CHECKOUT = Path(__file__).resolve().parent.parent
 NEEDED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # no code: the installed package is what runs
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
+_IMAGE_LOGGER = logging.getLogger("triemo.processing.image_processing_triemo")
+
+
+# Loading
 
 
 def load_reader(model: str | None = None, device: str | None = None) -> Any:
@@ -294,7 +177,7 @@ def pick_device(device: str | None = None) -> torch.device:
     return picked
 
 
-_IMAGE_LOGGER = logging.getLogger("triemo.processing.image_processing_triemo")
+# Reading a sample
 
 
 @dataclass(frozen=True)
@@ -409,3 +292,116 @@ def _evidence(sample: Sample, tensors: Mapping[str, Any], use_sound_track: bool)
     if "video" in sample.inputs and "audio" not in modalities and use_sound_track:
         missing.append("the clip has no sound track")
     return Evidence(modalities, faces, missing)
+
+
+# Subsets of the modalities
+
+
+def present_modalities(tensors: Mapping[str, Any]) -> Subset:
+    """What a batch of one has of text, audio, vision, in this order: those whose mask is not all zero."""
+    return tuple(name for name, mask in MASKS.items() if mask in tensors and bool(tensors[mask].any()))
+
+
+def subsets_of(modalities: Subset) -> list[Subset]:
+    """All non-empty subsets, the single ones first, all together last."""
+    return [subset for size in range(1, len(modalities) + 1) for subset in combinations(modalities, size)]
+
+
+def subset_batch(tensors: Mapping[str, Any], subsets: list[Subset]) -> dict[str, Any]:
+    """A batch of one to a batch with a row for each subset: the same values, the others' masks all zero."""
+    batch = {name: value[[0] * len(subsets)] for name, value in tensors.items()}
+    for modality, mask in MASKS.items():
+        for row, subset in enumerate(subsets):
+            if mask in batch and modality not in subset:
+                batch[mask][row] = 0
+    return batch
+
+
+def subset_scores(reader: Any, tensors: Mapping[str, Any]) -> dict[Subset, dict[str, float]]:
+    """
+    Scores of every non-empty subset of the modalities that a sample has, from one call of the model.
+
+    Args:
+        reader: the `multimodal-emotion-recognition` pipeline; its `postprocess` applies the calibration temperature.
+        tensors: what `reader.preprocess(sample)` returns, a batch of one.
+
+    Returns:
+        For each subset, such as `("text", "vision")`, the score of each label in the order of the classes. The single
+        modalities come first, all together last.
+
+    Raises:
+        ValueError: the sample has no modality.
+    """
+    subsets = subsets_of(present_modalities(tensors))
+    if not subsets:
+        raise ValueError("no modality at all: every mask is zero.")
+    outputs = reader.forward(subset_batch(tensors, subsets))
+    labels = list(reader.model.config.id2label.values())
+    scores = {}
+    for index, subset in enumerate(subsets):
+        row = {name: values[index : index + 1] for name, values in outputs.items()}
+        by_label = {entry["label"]: entry["score"] for entry in reader.postprocess(row)}
+        scores[subset] = {label: by_label[label] for label in labels}
+    return scores
+
+
+# Contributions
+
+
+def shapley_values(values: Mapping[Subset, float], empty: float) -> dict[str, float]:
+    """
+    Shapley values (Shapley, 1953) of the players of the largest subset, by their definition: for player i of n,
+
+        sum over S without i of |S|! (n - |S| - 1)! / n! * (v(S + i) - v(S)).
+
+    They add up to v(all) - v(nobody).
+
+    Args:
+        values: v of every non-empty subset; names within a subset in the order of the largest.
+        empty: v of nobody.
+
+    Raises:
+        ValueError: a subset is missing.
+    """
+    players = max(values, key=len, default=())
+    expected = 2 ** len(players) - 1
+    if not players or len(values) != expected:
+        raise ValueError(f"values: got {len(values)} subsets of {players}, expected all {expected} non-empty ones.")
+    worth = {frozenset(subset): value for subset, value in values.items()} | {frozenset(): empty}
+    count = len(players)
+    shares = {}
+    for player in players:
+        without = [subset for subset in worth if player not in subset]
+        shares[player] = sum(
+            factorial(len(subset))
+            * factorial(count - len(subset) - 1)
+            / factorial(count)
+            * (worth[subset | {player}] - worth[subset])
+            for subset in without
+        )
+    return shares
+
+
+def contributions(scores: Mapping[Subset, Mapping[str, float]], label: str, empty: float) -> dict[str, float]:
+    """
+    Each modality's part of the way from the uninformed score of a label to the one with all modalities.
+
+    Args:
+        scores: what `subset_scores` returns.
+        label: whose score.
+        empty: the score without any input, from `uninformed_score`.
+    """
+    return shapley_values({subset: by_label[label] for subset, by_label in scores.items()}, empty)
+
+
+def uninformed_score(config: Any) -> float:
+    """
+    The score of a label before anything is seen: the model answers only where it has a modality, so this is a
+    convention. One of C classes has the uniform prior 1/C; in multi-label each label is as likely as not.
+
+    Raises:
+        ValueError: for regression, which has no such value.
+    """
+    if config.problem_type == "regression":
+        raise ValueError("contributions need class probabilities, and this model's problem_type is 'regression'.")
+    return 0.5 if config.problem_type == "multi_label_classification" else 1 / config.num_labels

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-__all__ = ["Sample", "UsageError", "check_usage", "make_sample"]
+__all__ = ["ASSETS", "Sample", "UsageError", "check_usage", "demo_sample", "make_sample"]
 
+ASSETS = Path(__file__).resolve().parent / "assets"
+_ARTICLE = {"audio": "a sound", "image": "a picture", "video": "a video"}
 _SENTENCE_LENGTH = 60  # characters of a sentence that stands for its input in messages
 
 
@@ -68,7 +70,11 @@ def make_sample(
     return Sample(file, file, {kind: source, **inputs})
 
 
-_ARTICLE = {"audio": "a sound", "image": "a picture", "video": "a video"}
+def demo_sample() -> Sample:
+    """The clip that comes with Triemo: a portrait, a synthetic voice, and the sentence it says."""
+    clip = ASSETS / "demo.mp4"
+    shown = clip.relative_to(Path.cwd()) if clip.is_relative_to(Path.cwd()) else clip
+    return make_sample(str(shown), (ASSETS / "demo.txt").read_text("utf-8").strip())
 
 
 def _fetched(file: str) -> Any:

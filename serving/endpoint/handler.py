@@ -29,7 +29,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from transformers import pipeline
 
-__all__ = ["EndpointHandler", "Limits", "check_media", "fetch_url"]
+__all__ = ["EndpointHandler", "Limits", "check_media", "fetch_url", "present_modalities", "subsets_of"]
 
 TASK = "multimodal-emotion-recognition"
 URL_SECONDS = 60.0  # for all of a download
@@ -185,10 +185,10 @@ class EndpointHandler:
             except ValueError as error:
                 named = str(error) if where in str(error) else f"{where}: {error}"
                 raise ValueError(named) from error
-        present = [[name for name, mask in MASKS.items() if mask in row and row[mask].any()] for row in prepared]
         if not subsets:
             return list(self._scores(prepared, top_k))
-        kept = [[subset for size in (1, 2, 3) for subset in combinations(names, size)] for names in present]
+        present = [present_modalities(row) for row in prepared]
+        kept = [subsets_of(names) for names in present]
         rows = [
             {**row, **{mask: row[mask] * 0 for name, mask in MASKS.items() if mask in row and name not in subset}}
             for row, chosen in zip(prepared, kept, strict=True)
@@ -198,7 +198,7 @@ class EndpointHandler:
         answers = []
         for names, chosen in zip(present, kept, strict=True):
             parts = [{"modalities": list(subset), "scores": next(scores)} for subset in chosen]
-            answers.append({"scores": parts[-1]["scores"], "modalities": names, "subsets": parts})
+            answers.append({"scores": parts[-1]["scores"], "modalities": list(names), "subsets": parts})
         return answers
 
     def _scores(self, rows: list[dict[str, torch.Tensor]], top_k: int | None) -> Iterator[list[dict[str, Any]]]:
@@ -208,6 +208,16 @@ class EndpointHandler:
             for index in range(len(chunk)):
                 row = {name: values[index : index + 1] for name, values in outputs.items()}
                 yield self.reader.postprocess(row, top_k=top_k)
+
+
+def present_modalities(tensors: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a batch of one has of text, audio, vision, in this order: those whose mask is not all zero."""
+    return tuple(name for name, mask in MASKS.items() if mask in tensors and bool(tensors[mask].any()))
+
+
+def subsets_of(modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """All non-empty subsets, the single ones first, all together last."""
+    return [subset for size in range(1, len(modalities) + 1) for subset in combinations(modalities, size)]
 
 
 def check_media(content: bytes, name: str, limits: Limits) -> None:

@@ -37,8 +37,8 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 from triemo.processing.media_triemo import load_audio, load_frames
-from triemo.serving.demo import ASSETS
 from triemo.serving.reading import default_model, load_reader
+from triemo.serving.samples import ASSETS
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from triemo.serving import printing as display
+from triemo.serving import printing
 from triemo.serving.reading import subsets_of
 
 SENTENCE = "Oh wow, you really came!"
@@ -77,7 +77,7 @@ def test_widest_table_fits_into_80_columns():
     labels = ["anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise"]
     certain = {label: float(label == "surprise") for label in labels}
     console = Console(width=80, record=True, file=io.StringIO())
-    display.print_subsets(console, dict.fromkeys(subsets_of(("text", "audio", "vision")), certain))
+    printing.print_subsets(console, dict.fromkeys(subsets_of(("text", "audio", "vision")), certain))
     lines = console.export_text().splitlines()
     assert max(map(cell_len, lines)) <= 80
     assert next(line for line in lines if "reads" in line).split() == ["reads"] + ["surprise"] * 7

@@ -8,8 +8,9 @@ import fsspec
 import pytest
 from datasets import load_dataset
 from tiny_data import write_face, write_voice
+from typer.testing import CliRunner
 
-from triemo.serving.pack import pack
+from triemo.serving.cli import app
 from triemo.training.data.packing import pack_clips
 from triemo.training.data.shards import BrokenShardError, list_shards, read_shard
 
@@ -61,15 +62,14 @@ def test_tar_shards_hold_the_very_bytes_under_webdataset_names(clips, shards):
     assert len(members) == 9 * 4 + 2 * 3
 
 
-def test_what_was_left_out_is_named_and_counted(clips, tmp_path, capsys):
+def test_what_was_left_out_is_named_and_counted(clips, tmp_path):
     result = packed(clips, tmp_path / "a")
     assert (result.samples, result.shards, result.without_transcript) == (11, 4, 0)
     assert list(result.broken) == ["ann/3"] and "3.wav" in result.broken["ann/3"]
     assert [place.rsplit(":", 1)[1] for place in result.unused_transcripts] == ["13"]
-    pack(str(clips), str(tmp_path / "b"), None)
-    printed = capsys.readouterr()
-    assert "11 clips in 1 shards" in printed.out and "10 clips have no transcript" in printed.out
-    assert "ann/3: " in printed.err
+    printed = CliRunner().invoke(app, ["pack", str(clips), "--output", str(tmp_path / "b")])
+    assert "11 clips in 1 shards" in printed.stdout and "10 clips have no transcript" in printed.stdout
+    assert "ann/3: " in printed.stderr
 
 
 def test_limits_of_a_shard(clips, tmp_path):

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
-from endpoint import running
+from endpoint_service import running
 
 from triemo.serving.endpoint import handler as module
 
@@ -187,7 +187,6 @@ def test_urls_are_off_by_default(tiny_checkpoint, reader, url, clips, monkeypatc
     assert Service.seen == []
     monkeypatch.setenv("TRIEMO_ALLOW_URLS", "1")
     sound = (clips / "sound.wav").read_bytes()
-    monkeypatch.setattr("test_handler_urls.CONTENT", sound, raising=False)
     monkeypatch.setitem(Service.do_GET.__globals__, "CONTENT", sound)
     handler = module.EndpointHandler(str(tiny_checkpoint))
     expected = handler({"inputs": {"audio": base64.b64encode(sound).decode()}})

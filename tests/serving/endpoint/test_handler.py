@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from endpoint import HANDLER, load_handler, post, publish, serve
+from endpoint_service import HANDLER, load_handler, post, publish, serve
 from media_files import sine, write_clip, write_sound
 from PIL import Image
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from endpoint import load_handler, post, publish, serve
+from endpoint_service import load_handler, post, publish, serve
 from media_files import sine, write_clip, write_sound
 from PIL import Image
 
