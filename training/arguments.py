@@ -1,4 +1,7 @@
-"""Arguments of `pretrain.py`: those of `finetune.py` where they mean the same, and its own."""
+"""Arguments of `finetune.py` and `pretrain.py`: dataclasses, a YAML file of the same names, the command line over it.
+
+Pretraining has those of fine-tuning where they mean the same, and its own.
+"""
 
 import argparse
 import json
@@ -26,10 +29,6 @@ __all__ = [
     "parse_pretrain_arguments",
 ]
 
-# TODO-MERGE finetune_arguments --------------------
-# Arguments of `finetune.py`: three dataclasses, a YAML file of the same names, and the command line over it.
-#
-
 DEFAULT_MODEL = str(Path(__file__).resolve().parent.parent / "checkpoints" / "triemo-small")
 
 
@@ -51,6 +50,9 @@ class StartArguments:
     freeze_towers: str = field(
         default="", metadata={"help": "Towers that stay as they are: of text,audio,vision, comma-separated, or all."}
     )
+
+
+# Fine-tuning -------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -175,61 +177,6 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[ModelArguments, Data
     return model, data, training
 
 
-def parse_into(classes: Sequence[type], usage: str, argv: list[str] | None = None) -> tuple[Any, ...]:
-    """One object of each dataclass, from the command line over a YAML over the defaults; ValueError as above."""
-    first = argparse.ArgumentParser(add_help=False)
-    first.add_argument("--config", help="YAML file whose keys are argument names.")
-    known, rest = first.parse_known_args(argv)
-    parser = HfArgumentParser(classes, usage=usage, parents=[first])
-    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    parser.set_defaults(bf16=has_bf16, dataloader_pin_memory=torch.cuda.is_available())
-    if known.config:
-        parser.set_defaults(**read_yaml(known.config, classes))
-    parsed = parser.parse_args_into_dataclasses(rest, return_remaining_strings=False, look_for_args_file=False)
-    return parsed[: len(classes)]
-
-
-def read_yaml(path: str, classes: Sequence[type]) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"config: cannot read {path}: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"config: {path} holds a {type(values).__name__}, expected a mapping of argument names.")
-    accepted = {item.name for cls in classes for item in fields(cls) if item.init}
-    unknown = sorted(set(values) - accepted)
-    if unknown:
-        raise ValueError(f"config: got {unknown} in {path}, which are no arguments; see --help.")
-    # Lists and mappings are written out, so that they take the same way as on the command line.
-    texts = {"labels", "class_weights", "corpora", "freeze_towers"}
-    for name, value in values.items():
-        if name in texts and isinstance(value, list):
-            values[name] = ",".join(map(str, value))
-        elif name in ("corpora", "part_lr_factors", "composite_subsets") and isinstance(value, dict):
-            values[name] = ",".join(f"{key}:{number}" for key, number in value.items())
-        elif isinstance(value, dict):
-            values[name] = json.dumps(value)
-    return values
-
-
-def check_source(table: str | None, corpora: str | None) -> None:
-    """Raises ValueError unless exactly one of them is given."""
-    if bool(table) == bool(corpora):
-        raise ValueError("data: give one of --table and --corpora, got " + ("both." if table else "neither."))
-
-
-def check_training(data: DataArguments, training: FinetuneTrainingArguments) -> None:
-    """What fine-tuning and pretraining ask alike."""
-    if not training.output_dir:
-        raise ValueError("output_dir: got none, expected a folder for the model and its results.")
-    if data.streaming and training.max_steps <= 0:
-        raise ValueError("streaming: a stream has no length; say with --max_steps how many steps to train.")
-    if not 0 < training.layerwise_lr_decay <= 1:
-        raise ValueError(f"layerwise_lr_decay: got {training.layerwise_lr_decay}, expected above 0 and at most 1.")
-    if training.deepspeed:
-        raise ValueError("deepspeed: not supported; use FSDP2 (training/configs/fsdp2.yaml).")
-
-
 def check_finetuning(model: ModelArguments, data: DataArguments, training: FinetuneTrainingArguments) -> None:
     check_source(data.table, data.corpora)
     check_training(data, training)
@@ -245,6 +192,9 @@ def check_finetuning(model: ModelArguments, data: DataArguments, training: Finet
         raise ValueError(f"lora_r: got {model.lora_r}, expected 1 or more.")
     if model.lora and training.layerwise_lr_decay != 1:
         raise ValueError("layerwise_lr_decay: has no meaning with --lora; leave it at 1.")
+
+
+# Pretraining -------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -383,3 +333,61 @@ def check_streaming(data: PretrainDataArguments, training: PretrainTrainingArgum
         training.eval_strategy, training.eval_steps = IntervalStrategy.STEPS, training.save_steps
     # The loader says itself where to go on; the Trainer would decode all rows before that place again.
     training.ignore_data_skip = True
+
+
+# Both --------------------------------------------------------------------------------------------------------
+
+
+def parse_into(classes: Sequence[type], usage: str, argv: list[str] | None = None) -> tuple[Any, ...]:
+    """One object of each dataclass, from the command line over a YAML over the defaults; ValueError as above."""
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--config", help="YAML file whose keys are argument names.")
+    known, rest = first.parse_known_args(argv)
+    parser = HfArgumentParser(classes, usage=usage, parents=[first])
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    parser.set_defaults(bf16=has_bf16, dataloader_pin_memory=torch.cuda.is_available())
+    if known.config:
+        parser.set_defaults(**read_yaml(known.config, classes))
+    parsed = parser.parse_args_into_dataclasses(rest, return_remaining_strings=False, look_for_args_file=False)
+    return parsed[: len(classes)]
+
+
+def read_yaml(path: str, classes: Sequence[type]) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"config: cannot read {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"config: {path} holds a {type(values).__name__}, expected a mapping of argument names.")
+    accepted = {item.name for cls in classes for item in fields(cls) if item.init}
+    unknown = sorted(set(values) - accepted)
+    if unknown:
+        raise ValueError(f"config: got {unknown} in {path}, which are no arguments; see --help.")
+    # Lists and mappings are written out, so that they take the same way as on the command line.
+    texts = {"labels", "class_weights", "corpora", "freeze_towers"}
+    for name, value in values.items():
+        if name in texts and isinstance(value, list):
+            values[name] = ",".join(map(str, value))
+        elif name in ("corpora", "part_lr_factors", "composite_subsets") and isinstance(value, dict):
+            values[name] = ",".join(f"{key}:{number}" for key, number in value.items())
+        elif isinstance(value, dict):
+            values[name] = json.dumps(value)
+    return values
+
+
+def check_source(table: str | None, corpora: str | None) -> None:
+    """Raises ValueError unless exactly one of them is given."""
+    if bool(table) == bool(corpora):
+        raise ValueError("data: give one of --table and --corpora, got " + ("both." if table else "neither."))
+
+
+def check_training(data: DataArguments, training: FinetuneTrainingArguments) -> None:
+    """What fine-tuning and pretraining ask alike."""
+    if not training.output_dir:
+        raise ValueError("output_dir: got none, expected a folder for the model and its results.")
+    if data.streaming and training.max_steps <= 0:
+        raise ValueError("streaming: a stream has no length; say with --max_steps how many steps to train.")
+    if not 0 < training.layerwise_lr_decay <= 1:
+        raise ValueError(f"layerwise_lr_decay: got {training.layerwise_lr_decay}, expected above 0 and at most 1.")
+    if training.deepspeed:
+        raise ValueError("deepspeed: not supported; use FSDP2 (training/configs/fsdp2.yaml).")

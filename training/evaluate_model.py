@@ -19,48 +19,23 @@ import numpy as np
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from triemo.training.arguments import DEFAULT_MODEL, check_source
+from triemo.training.arguments import check_source
 from triemo.training.common import write_json
 from triemo.training.data.collation import EmotionCollator
+from triemo.training.evaluation import EvaluationDataArguments, load_parts
 from triemo.training.metrics.calibration import FEWEST_ROWS, calibration_temperature
 from triemo.training.metrics.plots import check_matplotlib, plot_scores
-from triemo.training.metrics.scores import EmotionMetric
+from triemo.training.metrics.scores import EmotionMetric, rounded
 from triemo.training.metrics.subsets import PRESENT, predict_subsets
-from triemo.training.sources import check_labels, load_splits
+from triemo.training.sources import check_labels
 from triemo.training.start import load_model
 
-__all__ = ["EvaluationArguments", "EvaluationDataArguments", "evaluate_rows", "main", "open_splits", "parts_of"]
+__all__ = ["EvaluationArguments", "evaluate_rows", "main"]
 
 logger = logging.getLogger("triemo.training.evaluate_model")
 
 COLUMNS = ("samples", "accuracy", "uar", "macro_f1", "weighted_f1", "expected_calibration_error")
 SHORT = {"expected_calibration_error": "ece"}
-
-
-@dataclass
-class EvaluationDataArguments:
-    """What is scored, and on what."""
-
-    model: str = field(
-        default=DEFAULT_MODEL, metadata={"help": "Folder or Hub id of a model, or folder of an adapter."}
-    )
-    table: str | None = field(
-        default=None, metadata={"help": "csv, tsv, jsonl or parquet file, folder, Hub data set."}
-    )
-    corpora: str | None = field(default=None, metadata={"help": "Names of corpora, comma-separated."})
-    corpus_options: str | None = field(
-        default=None, metadata={"help": 'Options of corpora, as JSON: {"ravdess": {"calm": "drop"}}.'}
-    )
-    classes: str = field(
-        default="seven", metadata={"help": "seven: the classes all corpora share; own: the corpus's."}
-    )
-    data: str | None = field(default=None, metadata={"help": "Folder of the corpora or of a table's media."})
-    column_map: str | None = field(default=None, metadata={"help": 'As "text=Utterance,label=Emotion" or JSON.'})
-    split: str = field(default="test", metadata={"help": "Split to score, or all for every row of a table."})
-    output: str | None = field(default=None, metadata={"help": "Folder for the figures as JSON and the pictures."})
-    batch_size: int = field(default=16, metadata={"help": "Rows a forward pass."})
-    max_length: int | None = field(default=None, metadata={"help": "Longest text in tokens."})
-    use_cpu: bool = field(default=False, metadata={"help": "Leave a GPU alone."})
 
 
 @dataclass
@@ -118,33 +93,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
                     plot_scores(scores["subsets"], result["labels"], name, folder / f"{name}.png")
     state.wait_for_everyone()
     return result
-
-
-def load_parts(args: EvaluationDataArguments, split: str) -> dict[str, Any]:
-    return parts_of(args, open_splits(args, merge=split == "all"), split)
-
-
-def open_splits(args: EvaluationDataArguments, merge: bool = False) -> dict[str, dict[str, Any]]:
-    """`{split: {part: (dataset, weight)}}`, as `load_splits`."""
-    return load_splits(
-        args.table,
-        args.corpora,
-        args.data,
-        args.column_map,
-        args.classes,
-        merge=merge,
-        corpus_options=args.corpus_options,
-    )
-
-
-def parts_of(args: EvaluationDataArguments, splits: dict[str, dict[str, Any]], split: str) -> dict[str, Any]:
-    """The parts of one split. Raises ValueError when it is not there."""
-    if not splits.get(split):
-        has = ", ".join(name for name, parts in splits.items() if parts)
-        raise ValueError(
-            f"split: got {split!r}, but {args.table or args.corpora} has {has}; --split all scores every row."
-        )
-    return {name: data for name, (data, _) in splits[split].items()}
 
 
 def targets_of(collator: EmotionCollator, rows: Any) -> np.ndarray:
@@ -224,13 +172,6 @@ def calibrate(model: Any, collator: EmotionCollator, args: EvaluationArguments, 
     if state.is_main_process:
         write_json(file, json.loads(file.read_text(encoding="utf-8")) | {"calibration_temperature": after})
     return {"before": before, "after": after, "samples": present}
-
-
-def rounded(values: Any) -> Any:
-    """Six decimals: beyond them the same run on other hardware differs."""
-    if isinstance(values, dict):
-        return {name: rounded(value) for name, value in values.items()}
-    return round(values, 6) if isinstance(values, float) else values
 
 
 def table_of(name: str, scores: dict[str, Any]) -> str:

@@ -31,7 +31,7 @@ from triemo.training.corpora.labels import label2id
 from triemo.training.data.collation import EmotionCollator
 from triemo.training.data.masking import PretrainCollator
 from triemo.training.data.sampling import CompositeRows
-from triemo.training.evaluate_model import EvaluationDataArguments, open_splits, parts_of, rounded
+from triemo.training.evaluation import EvaluationDataArguments, open_splits, parts_of
 from triemo.training.metrics.probes import (
     SENTENCES,
     linear_probe_scores,
@@ -41,6 +41,7 @@ from triemo.training.metrics.probes import (
     zero_shot_scores,
 )
 from triemo.training.metrics.retrieval import Embedded, SentenceEmbedder, embed_rows, join_embedded, retrieval_scores
+from triemo.training.metrics.scores import rounded
 
 __all__ = ["TASKS", "PretrainingEvaluationArguments", "main"]
 

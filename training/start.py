@@ -1,4 +1,8 @@
-"""Where `pretrain.py` starts: a checkpoint or a model composed of encoders, with the heads of pretraining."""
+"""What a run starts from, and what of it learns.
+
+A checkpoint or a model composed of encoders, a processor that fits it, and the heads that the run needs; then frozen
+towers, adapters, class weights and the rates of its parts.
+"""
 
 import json
 import logging
@@ -42,9 +46,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# TODO-MERGE finetune_start --------------------
-# Where `finetune.py` starts: a checkpoint or a model composed of encoders, its processor, a head for the labels.
-#
+
+# Fine-tuning -------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -83,6 +86,151 @@ def build_start(args: ModelArguments, parts: Mapping[str, tuple[Any, float]], st
     is_new = fit_head(model, problem, names, wanted)
     is_whole = not (Path(args.model) / "adapter_config.json").is_file()
     return Start(model, processor, soft, args.model if is_whole and not composed and not is_new else None)
+
+
+def fit_head(
+    model: TriemoForEmotionClassification, problem_type: str, names: Sequence[str], wanted: Sequence[str] | None
+) -> bool:
+    """
+    Give the model a head for these labels, if its own is another.
+
+    Args:
+        model: changed in place.
+        problem_type: of the labels.
+        names: class names in the data (for regression, names of the targets).
+        wanted: class names in the order asked for; None leaves it to the model and the data.
+
+    Returns:
+        Whether the head was made anew.
+
+    Raises:
+        ValueError: naming the classes of the data that are not among those wanted.
+    """
+    config = model.config
+    own = [str(config.id2label[index]) for index in range(config.num_labels)]
+    before = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+    if wanted is not None:
+        outside = sorted(set(names) - set(wanted))
+        if outside:
+            raise ValueError(f"labels: got {', '.join(outside)} in the data, expected some of {', '.join(wanted)}.")
+    fits = list(wanted) == own if wanted is not None else set(names) <= set(own)
+    if problem_type == "regression":
+        fits = len(names) == len(own)
+    config.problem_type = problem_type
+    if before == problem_type and fits:
+        return False
+    labels = list(wanted or names)
+    config.id2label, config.label2id = dict(enumerate(labels)), {name: index for index, name in enumerate(labels)}
+    config.class_weights, config.calibration_temperature = None, 1.0
+    model.num_labels = config.num_labels
+    head = type(model.classifier)(config)
+    for module in head.modules():
+        model._init_weights(module)
+    model.classifier = head.to(next(model.parameters()).dtype)
+    outside = sorted(set(names) - set(own))
+    reason = f"before it was {before} of {', '.join(own)}"
+    logger.warning(f"The head is made anew for {', '.join(labels)} ({problem_type}): {reason}.")
+    return True
+
+
+# Pretraining -------------------------------------------------------------------------------------------------
+
+
+def build_pretraining_model(args: PretrainModelArguments) -> tuple[TriemoForPreTraining, TriemoProcessor]:
+    """
+    The model that `args` name, in float32, and a processor that fits it.
+
+    Raises:
+        ValueError: naming what cannot be loaded, or when the model has nothing to be pretrained on.
+    """
+    given = {name: getattr(args, name) for name in ("mlm_weight", "contrastive_weight", "frame_weight")}
+    fields: dict[str, Any] = {name: float(value) for name, value in given.items() if value is not None}
+    fields |= {"contrastive_soft_labels": args.soft_labels, "contrastive_local_loss": args.local_loss}
+    fields |= {"mlm_uses_joint_states": args.mlm_uses_joint_states}
+    if any(getattr(args, f"{name}_encoder") for name in MODALITIES):
+        composed, processor = compose_model(args, {})
+        return with_heads(composed.triemo, composed.config, fields), processor
+    if (Path(args.model) / "adapter_config.json").is_file():
+        merged, processor = load_model(args.model)
+        return with_heads(merged.triemo, merged.config, fields, args.towers_only), processor
+    try:
+        processor = TriemoProcessor.from_pretrained(args.model)
+        config = TriemoConfig.from_pretrained(args.model)
+        set_fields(config, fields)
+        model = TriemoForPreTraining.from_pretrained(args.model, config=config, dtype=torch.float32)
+    except OSError as error:
+        raise ValueError(f"model: cannot load {args.model}: {error}") from error
+    return (with_heads(model.triemo, config, {}, towers_only=True) if args.towers_only else model), processor
+
+
+def with_heads(
+    base: nn.Module, config: TriemoConfig, fields: dict[str, Any], towers_only: bool = False
+) -> TriemoForPreTraining:
+    """A new model for pretraining around the towers and, unless `towers_only`, the joint part of another one."""
+    set_fields(config, fields)
+    model = TriemoForPreTraining(config)
+    weights = base.state_dict()
+    if towers_only:
+        weights = {name: value for name, value in weights.items() if "_tower." in name}
+    model.triemo.load_state_dict(weights, strict=not towers_only)
+    return model
+
+
+def set_fields(config: TriemoConfig, fields: dict[str, Any]) -> None:
+    for name, value in fields.items():
+        setattr(config, name, value)
+
+
+def still_modules(model: TriemoForPreTraining, args: PretrainModelArguments) -> list[nn.Module]:
+    """
+    Freezes towers, and returns what stays in evaluation mode: these, and every BatchNorm that has learned its
+    statistics elsewhere. A vision tower that starts at random has none to keep.
+    """
+    frozen = parse_names(args.freeze_towers, "freeze_towers", MODALITIES)
+    still = freeze(model, frozen)
+    composed = any(getattr(args, f"{name}_encoder") for name in MODALITIES) and args.vision_encoder is None
+    if (composed or args.new_vision_tower) and "vision" in model.config.modalities and "vision" not in frozen:
+        fresh = set(model.triemo.tower("vision").modules())
+        still = [module for module in still if module not in fresh]
+    return still
+
+
+def part_lr_factors(model: TriemoForPreTraining, args: PretrainModelArguments) -> dict[str, float]:
+    """`"text_tower:0.1,layers:0.5"` by part of the base model. Raises ValueError for another part or number."""
+    parts = [name for name, _ in model.triemo.named_children()]
+    return parse_weights(args.part_lr_factors, "part_lr_factors", parts, default=None)
+
+
+def projected_modalities(model: TriemoForPreTraining, args: PretrainModelArguments) -> tuple[str, ...]:
+    """
+    Those of `joint_from_projections`.
+
+    Raises:
+        ValueError: naming an unknown modality, or when `projection_dim` and `hidden_size` differ.
+    """
+    config = model.config
+    names = parse_names(args.joint_from_projections, "joint_from_projections", config.modalities)
+    if names and config.projection_dim != config.hidden_size:
+        raise ValueError(
+            f"joint_from_projections: got a model of projection_dim {config.projection_dim}, expected that of its "
+            f"hidden_size, {config.hidden_size}."
+        )
+    return names
+
+
+@torch.no_grad()
+def enter_as_projected(model: TriemoForPreTraining, modalities: Sequence[str]) -> None:
+    """
+    Puts the projections that the contrastive loss has taught in the place of those before the joint encoder, at the
+    scale that they have there: fine-tuning reads the joint states, and what was aligned would not reach them.
+    """
+    for name in modalities:
+        learned = getattr(model.triemo, f"{name}_projection").weight
+        before = getattr(model.triemo, f"{name}_embedding").projection.weight
+        before.copy_(learned * (before.norm() / learned.norm().clamp(min=1e-12)))
+
+
+# Checkpoints and composed models -----------------------------------------------------------------------------
 
 
 def load_model(name: str) -> tuple[TriemoForEmotionClassification, TriemoProcessor]:
@@ -167,54 +315,7 @@ def image_settings(encoder: str | None, config: Any) -> dict[str, Any]:
     return settings | ({} if size is None else {"size": int(size)})
 
 
-def fit_head(
-    model: TriemoForEmotionClassification, problem_type: str, names: Sequence[str], wanted: Sequence[str] | None
-) -> bool:
-    """
-    Give the model a head for these labels, if its own is another.
-
-    Args:
-        model: changed in place.
-        problem_type: of the labels.
-        names: class names in the data (for regression, names of the targets).
-        wanted: class names in the order asked for; None leaves it to the model and the data.
-
-    Returns:
-        Whether the head was made anew.
-
-    Raises:
-        ValueError: naming the classes of the data that are not among those wanted.
-    """
-    config = model.config
-    own = [str(config.id2label[index]) for index in range(config.num_labels)]
-    before = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
-    if wanted is not None:
-        outside = sorted(set(names) - set(wanted))
-        if outside:
-            raise ValueError(f"labels: got {', '.join(outside)} in the data, expected some of {', '.join(wanted)}.")
-    fits = list(wanted) == own if wanted is not None else set(names) <= set(own)
-    if problem_type == "regression":
-        fits = len(names) == len(own)
-    config.problem_type = problem_type
-    if before == problem_type and fits:
-        return False
-    labels = list(wanted or names)
-    config.id2label, config.label2id = dict(enumerate(labels)), {name: index for index, name in enumerate(labels)}
-    config.class_weights, config.calibration_temperature = None, 1.0
-    model.num_labels = config.num_labels
-    head = type(model.classifier)(config)
-    for module in head.modules():
-        model._init_weights(module)
-    model.classifier = head.to(next(model.parameters()).dtype)
-    outside = sorted(set(names) - set(own))
-    reason = f"before it was {before} of {', '.join(own)}"
-    logger.warning(f"The head is made anew for {', '.join(labels)} ({problem_type}): {reason}.")
-    return True
-
-
-# TODO-MERGE finetune_model --------------------
-# What of the model learns in `finetune.py`, and how fast: frozen towers, LoRA, class weights, layer-wise rates.
-#
+# What learns, and how fast -----------------------------------------------------------------------------------
 
 # Attention projections by the names that encoder families give them; a convolutional vision tower has none, so there
 # its convolutions. The head is trained as a whole.
@@ -225,41 +326,6 @@ DEFAULT_LORA_TARGETS = (
 _LAYER = re.compile(r"(text|audio|vision)_tower\..*?\.(?:layers?|stages|blocks)\.(\d+)\.")
 _TOWER = re.compile(r"(text|audio|vision)_tower\.")
 _BOTTOM = re.compile(r"embed|conv|feature|patch")
-
-
-def parse_names(text: str, what: str, accepted: Sequence[str]) -> tuple[str, ...]:
-    """Comma-separated names of `accepted`, or `all`. Raises ValueError naming `what`."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    names = list(accepted) if names == ["all"] else names
-    for name in names:
-        if name not in accepted:
-            raise ValueError(f"{what}: got {name!r}, expected some of {', '.join(accepted)}.")
-    return tuple(names)
-
-
-def class_weights(text: str, counts: Mapping[str, float]) -> list[float] | None:
-    """
-    None for `none`; rows / (classes * rows of the class) for `balanced`; else the numbers given.
-
-    Raises:
-        ValueError: naming what is no number, their wrong count, or the class without a row.
-    """
-    if text == "none":
-        return None
-    if text == "balanced":
-        empty = [name for name, count in counts.items() if not count]
-        if empty:
-            logger.warning(f"class_weights: no training row is {', '.join(empty)}; its weight is 1.")
-        present = [count for count in counts.values() if count]
-        mean = sum(present) / len(present)
-        return [round(mean / count, 6) if count else 1.0 for count in counts.values()]
-    try:
-        weights = [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ValueError(f"class_weights: got {text!r}, expected none, balanced or numbers.") from error
-    if len(weights) != len(counts) or min(weights) < 0:
-        raise ValueError(f"class_weights: got {text!r}, expected {len(counts)} numbers of 0 or more.")
-    return weights
 
 
 def freeze(model: TriemoForEmotionClassification, towers: Sequence[str]) -> list[nn.Module]:
@@ -318,6 +384,31 @@ def add_lora(model: TriemoForEmotionClassification, args: ModelArguments, frozen
     return wrapped
 
 
+def class_weights(text: str, counts: Mapping[str, float]) -> list[float] | None:
+    """
+    None for `none`; rows / (classes * rows of the class) for `balanced`; else the numbers given.
+
+    Raises:
+        ValueError: naming what is no number, their wrong count, or the class without a row.
+    """
+    if text == "none":
+        return None
+    if text == "balanced":
+        empty = [name for name, count in counts.items() if not count]
+        if empty:
+            logger.warning(f"class_weights: no training row is {', '.join(empty)}; its weight is 1.")
+        present = [count for count in counts.values() if count]
+        mean = sum(present) / len(present)
+        return [round(mean / count, 6) if count else 1.0 for count in counts.values()]
+    try:
+        weights = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"class_weights: got {text!r}, expected none, balanced or numbers.") from error
+    if len(weights) != len(counts) or min(weights) < 0:
+        raise ValueError(f"class_weights: got {text!r}, expected {len(counts)} numbers of 0 or more.")
+    return weights
+
+
 def parameter_groups(
     model: nn.Module,
     rate: float,
@@ -352,95 +443,11 @@ def parameter_groups(
     ]
 
 
-def build_pretraining_model(args: PretrainModelArguments) -> tuple[TriemoForPreTraining, TriemoProcessor]:
-    """
-    The model that `args` name, in float32, and a processor that fits it.
-
-    Raises:
-        ValueError: naming what cannot be loaded, or when the model has nothing to be pretrained on.
-    """
-    given = {name: getattr(args, name) for name in ("mlm_weight", "contrastive_weight", "frame_weight")}
-    fields: dict[str, Any] = {name: float(value) for name, value in given.items() if value is not None}
-    fields |= {"contrastive_soft_labels": args.soft_labels, "contrastive_local_loss": args.local_loss}
-    fields |= {"mlm_uses_joint_states": args.mlm_uses_joint_states}
-    if any(getattr(args, f"{name}_encoder") for name in MODALITIES):
-        composed, processor = compose_model(args, {})
-        return with_heads(composed.triemo, composed.config, fields), processor
-    if (Path(args.model) / "adapter_config.json").is_file():
-        merged, processor = load_model(args.model)
-        return with_heads(merged.triemo, merged.config, fields, args.towers_only), processor
-    try:
-        processor = TriemoProcessor.from_pretrained(args.model)
-        config = TriemoConfig.from_pretrained(args.model)
-        set_fields(config, fields)
-        model = TriemoForPreTraining.from_pretrained(args.model, config=config, dtype=torch.float32)
-    except OSError as error:
-        raise ValueError(f"model: cannot load {args.model}: {error}") from error
-    return (with_heads(model.triemo, config, {}, towers_only=True) if args.towers_only else model), processor
-
-
-def set_fields(config: TriemoConfig, fields: dict[str, Any]) -> None:
-    for name, value in fields.items():
-        setattr(config, name, value)
-
-
-def with_heads(
-    base: nn.Module, config: TriemoConfig, fields: dict[str, Any], towers_only: bool = False
-) -> TriemoForPreTraining:
-    """A new model for pretraining around the towers and, unless `towers_only`, the joint part of another one."""
-    set_fields(config, fields)
-    model = TriemoForPreTraining(config)
-    weights = base.state_dict()
-    if towers_only:
-        weights = {name: value for name, value in weights.items() if "_tower." in name}
-    model.triemo.load_state_dict(weights, strict=not towers_only)
-    return model
-
-
-def still_modules(model: TriemoForPreTraining, args: PretrainModelArguments) -> list[nn.Module]:
-    """
-    Freezes towers, and returns what stays in evaluation mode: these, and every BatchNorm that has learned its
-    statistics elsewhere. A vision tower that starts at random has none to keep.
-    """
-    frozen = parse_names(args.freeze_towers, "freeze_towers", MODALITIES)
-    still = freeze(model, frozen)
-    composed = any(getattr(args, f"{name}_encoder") for name in MODALITIES) and args.vision_encoder is None
-    if (composed or args.new_vision_tower) and "vision" in model.config.modalities and "vision" not in frozen:
-        fresh = set(model.triemo.tower("vision").modules())
-        still = [module for module in still if module not in fresh]
-    return still
-
-
-def part_lr_factors(model: TriemoForPreTraining, args: PretrainModelArguments) -> dict[str, float]:
-    """`"text_tower:0.1,layers:0.5"` by part of the base model. Raises ValueError for another part or number."""
-    parts = [name for name, _ in model.triemo.named_children()]
-    return parse_weights(args.part_lr_factors, "part_lr_factors", parts, default=None)
-
-
-def projected_modalities(model: TriemoForPreTraining, args: PretrainModelArguments) -> tuple[str, ...]:
-    """
-    Those of `joint_from_projections`.
-
-    Raises:
-        ValueError: naming an unknown modality, or when `projection_dim` and `hidden_size` differ.
-    """
-    config = model.config
-    names = parse_names(args.joint_from_projections, "joint_from_projections", config.modalities)
-    if names and config.projection_dim != config.hidden_size:
-        raise ValueError(
-            f"joint_from_projections: got a model of projection_dim {config.projection_dim}, expected that of its "
-            f"hidden_size, {config.hidden_size}."
-        )
-    return names
-
-
-@torch.no_grad()
-def enter_as_projected(model: TriemoForPreTraining, modalities: Sequence[str]) -> None:
-    """
-    Puts the projections that the contrastive loss has taught in the place of those before the joint encoder, at the
-    scale that they have there: fine-tuning reads the joint states, and what was aligned would not reach them.
-    """
-    for name in modalities:
-        learned = getattr(model.triemo, f"{name}_projection").weight
-        before = getattr(model.triemo, f"{name}_embedding").projection.weight
-        before.copy_(learned * (before.norm() / learned.norm().clamp(min=1e-12)))
+def parse_names(text: str, what: str, accepted: Sequence[str]) -> tuple[str, ...]:
+    """Comma-separated names of `accepted`, or `all`. Raises ValueError naming `what`."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    names = list(accepted) if names == ["all"] else names
+    for name in names:
+        if name not in accepted:
+            raise ValueError(f"{what}: got {name!r}, expected some of {', '.join(accepted)}.")
+    return tuple(names)

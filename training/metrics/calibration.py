@@ -16,23 +16,22 @@ __all__ = [
 
 # A few rows that happen to be all right ask for a temperature near 0, and every later answer would be "100 %".
 FEWEST_ROWS = 50
+BINS = 15
 LIMITS = (0.25, 10.0)
 
 
-def expected_calibration_error(
-    logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0, bins: int = 15
-) -> float:
-    """ECE with equal-width bins of the top probability (Guo et al., 2017), 15 bins by default."""
+def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:
+    """ECE with 15 equal-width bins of the top probability (Guo et al., 2017)."""
     probabilities = torch.softmax(torch.as_tensor(logits).double() / temperature, -1).numpy()
     confidence, right = probabilities.max(-1), probabilities.argmax(-1) == labels
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    which = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = [
         abs(right[which == b].mean() - confidence[which == b].mean()) * (which == b).mean() for b in np.unique(which)
     ]
     return float(sum(gaps))
 
 
-def calibrated_error(logits: np.ndarray, temperature: float = 1.0, seed: int = 0, draws: int = 200) -> float:
+def calibrated_error(logits: np.ndarray, temperature: float = 1.0, draws: int = 200) -> float:
     """
     Expected calibration error that these very probabilities would have if they were right: the mean over labels that
     are drawn from them. It is not zero, since a bin of few rows is never hit exactly, and it grows as rows get fewer
@@ -40,7 +39,7 @@ def calibrated_error(logits: np.ndarray, temperature: float = 1.0, seed: int = 0
     """
     logits = np.asarray(logits)
     probabilities = torch.softmax(torch.as_tensor(logits).double() / temperature, -1)
-    drawn = torch.multinomial(probabilities, draws, replacement=True, generator=torch.Generator().manual_seed(seed))
+    drawn = torch.multinomial(probabilities, draws, replacement=True, generator=torch.Generator().manual_seed(0))
     return float(np.mean([expected_calibration_error(logits, column, temperature) for column in drawn.T.numpy()]))
 
 

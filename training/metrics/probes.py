@@ -1,4 +1,11 @@
-"""What voice and face add to masked language modelling: its loss with them, without them, and with those of others."""
+"""What a pretrained model knows before any fine-tuning: linear probes, zero-shot emotion, masked words.
+
+Linear probe: a logistic regression on frozen embeddings. Zero-shot, as CLIP classifies images (Radford et al., 2021):
+the embeddings of several sentences a class are averaged, and a voice, face or text belongs to the class whose average
+is the most similar. Masked words: what voice and face add to their prediction.
+
+Shapes: n rows, C classes, P projection size.
+"""
 
 import json
 import logging
@@ -35,9 +42,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# TODO-MERGE linear_probe --------------------
-# Linear probe: a logistic regression on frozen embeddings, for each subset of the modalities.
-#
+
+# Linear probe ------------------------------------------------------------------------------------------------
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # inverse of the regularisation, as scikit-learn's C
 
@@ -91,12 +97,7 @@ def _scores(probe: Any, features: np.ndarray, labels: np.ndarray) -> dict[str, f
     return classification_scores(probe.predict_log_proba(features[known]), targets)
 
 
-# TODO-MERGE zero_shot --------------------
-# Emotion of voices, faces and texts without a label in training: which class's sentences lie nearest.
-#
-# As CLIP classifies images (Radford et al., 2021): the embeddings of several sentences a class are averaged, and a
-# voice, face or text belongs to the class whose average is the most similar.
-#
+# Zero-shot ---------------------------------------------------------------------------------------------------
 
 # How one is, and how one does something; the second fits after "a person speaking".
 _WORDS = {
@@ -151,20 +152,6 @@ def read_sentences(file: str | Path) -> dict[str, dict[str, tuple[str, ...]]]:
     return {"own": {label: tuple(texts) for label, texts in given.items()}}
 
 
-def class_vectors(
-    sentences: Mapping[str, Sequence[str]], embed: Callable[[Sequence[str]], np.ndarray]
-) -> tuple[list[str], np.ndarray]:
-    """
-    Class names (C,) and the unit vectors (C, P) of their averaged sentences.
-
-    Args:
-        sentences: of each class.
-        embed: unit vectors (n, P) of n sentences.
-    """
-    vectors = [embed(list(texts)).mean(0) for texts in sentences.values()]
-    return list(sentences), np.stack([vector / max(np.linalg.norm(vector), 1e-12) for vector in vectors])
-
-
 def zero_shot_scores(
     embedded: Embedded,
     sets: Mapping[str, Mapping[str, Sequence[str]]],
@@ -192,6 +179,20 @@ def zero_shot_scores(
     return result
 
 
+def class_vectors(
+    sentences: Mapping[str, Sequence[str]], embed: Callable[[Sequence[str]], np.ndarray]
+) -> tuple[list[str], np.ndarray]:
+    """
+    Class names (C,) and the unit vectors (C, P) of their averaged sentences.
+
+    Args:
+        sentences: of each class.
+        embed: unit vectors (n, P) of n sentences.
+    """
+    vectors = [embed(list(texts)).mean(0) for texts in sentences.values()]
+    return list(sentences), np.stack([vector / max(np.linalg.norm(vector), 1e-12) for vector in vectors])
+
+
 def sentence_scores(
     vectors: np.ndarray, spoken: Sequence[str | None], embed: Callable[[Sequence[str]], np.ndarray]
 ) -> dict[str, float]:
@@ -204,6 +205,8 @@ def sentence_scores(
     scores = classification_scores(vectors[known] @ embed(sentences).T, targets)
     return {"samples": int(known.sum()), "sentences": len(sentences), "chance": 1 / len(sentences)} | scores
 
+
+# Masked words ------------------------------------------------------------------------------------------------
 
 OTHERS = tuple(name for m in ("audio", "vision") for name in (MASKS[m], VECTORS[m], *INPUTS[m]))
 

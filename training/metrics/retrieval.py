@@ -1,6 +1,6 @@
-"""Retrieval between modalities: recall@k of a row's own counterpart, mean average precision by emotion.
+"""Unimodal embeddings of every row, over any number of processes, and how well one modality retrieves another.
 
-Shapes: Q queries, G candidates, P projection size.
+Shapes: n rows that have a modality, Q queries, G candidates, P projection size.
 """
 
 from collections.abc import Sequence
@@ -28,11 +28,8 @@ __all__ = [
     "retrieval_scores",
 ]
 
-# TODO-MERGE embeddings --------------------
-# Unimodal embeddings of every row, for retrieval, zero-shot classification and probes, over any number of processes.
-#
-# Shapes: n rows that have a modality, P projection size.
-#
+
+# Embeddings --------------------------------------------------------------------------------------------------
 
 TIMES = ("audio_times", "video_times")  # an embedding without positions does not read them
 
@@ -95,6 +92,26 @@ def embed_rows(model: Any, collator: EmotionCollator, rows: Any, state: PartialS
     return _sorted(gather_object(found), label_names(rows))
 
 
+def label_names(rows: Any) -> np.ndarray:
+    """The name of each row's one class, "" where it has none or several."""
+    values = rows["label"][:] if "label" in rows.column_names else [None] * len(rows)
+    lists = [[value] if isinstance(value, (str, int)) else list(value or []) for value in values]
+    return np.array([str(names[0]) if len(names) == 1 else "" for names in lists], dtype=object)
+
+
+def join_embedded(parts: Sequence[Embedded]) -> Embedded:
+    """Several tables as one; rows are numbered on."""
+    starts = np.cumsum([0, *(len(part.labels) for part in parts)])
+    vectors: dict[str, np.ndarray] = {}
+    rows: dict[str, np.ndarray] = {}
+    for modality in MODALITIES:
+        holders = [(part, start) for part, start in zip(parts, starts, strict=False) if modality in part.rows]
+        if holders:
+            vectors[modality] = np.concatenate([part.vectors[modality] for part, _ in holders])
+            rows[modality] = np.concatenate([part.rows[modality] + start for part, start in holders])
+    return Embedded(vectors, rows, np.concatenate([part.labels for part in parts]))
+
+
 class SentenceEmbedder:
     """
     Unit vectors (n, P) of n sentences by the text tower, each embedded once; the same on every process, without
@@ -115,26 +132,6 @@ class SentenceEmbedder:
         return np.stack([self.known[sentence] for sentence in sentences])
 
 
-def join_embedded(parts: Sequence[Embedded]) -> Embedded:
-    """Several tables as one; rows are numbered on."""
-    starts = np.cumsum([0, *(len(part.labels) for part in parts)])
-    vectors: dict[str, np.ndarray] = {}
-    rows: dict[str, np.ndarray] = {}
-    for modality in MODALITIES:
-        holders = [(part, start) for part, start in zip(parts, starts, strict=False) if modality in part.rows]
-        if holders:
-            vectors[modality] = np.concatenate([part.vectors[modality] for part, _ in holders])
-            rows[modality] = np.concatenate([part.rows[modality] + start for part, start in holders])
-    return Embedded(vectors, rows, np.concatenate([part.labels for part in parts]))
-
-
-def label_names(rows: Any) -> np.ndarray:
-    """The name of each row's one class, "" where it has none or several."""
-    values = rows["label"][:] if "label" in rows.column_names else [None] * len(rows)
-    lists = [[value] if isinstance(value, (str, int)) else list(value or []) for value in values]
-    return np.array([str(names[0]) if len(names) == 1 else "" for names in lists], dtype=object)
-
-
 def _features(model: Any, modality: str, inputs: dict[str, torch.Tensor], device: torch.device) -> np.ndarray:
     tensors = {name: tensor.to(device) for name, tensor in inputs.items() if name not in TIMES}
     return getattr(model, f"get_{modality}_features")(**tensors).float().cpu().numpy()
@@ -152,7 +149,42 @@ def _sorted(found: list[tuple[str, int, np.ndarray]], labels: np.ndarray) -> Emb
     )
 
 
+# Retrieval ---------------------------------------------------------------------------------------------------
+
 SAME = 1e-6  # one sentence, spoken twice, has two vectors that differ by rounding
+
+
+def retrieval_scores(
+    embedded: Embedded, ks: Sequence[int] = (1, 5, 10), candidates: int | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """
+    Every direction, `{"text->audio": {"pairs", "recall@1", "chance@1", ..., "by_emotion": {...}}}`.
+
+    Args:
+        embedded: of one table, or of several: emotions are compared across them, counterparts stand in one row.
+        ks: of recall@k.
+        candidates: rows drawn for recall@k; all by default.
+        seed: of that draw.
+    """
+    result: dict[str, Any] = {}
+    for source, target in permutations(embedded.vectors, 2):
+        scores: dict[str, Any] = {}
+        rows, vectors = embedded.pairs((source, target))
+        if len(rows) > 1:
+            if candidates is not None and len(rows) > candidates:
+                drawn = np.random.default_rng(seed).permutation(len(rows))[:candidates]
+                vectors = [vector[drawn] for vector in vectors]
+            count = len(vectors[0])
+            scores["pairs"] = count
+            scores |= recall_at(vectors[0] @ vectors[1].T, ks)
+            scores |= {f"chance@{k}": min(1.0, k / count) for k in ks}
+        similarities = embedded.vectors[source] @ embedded.vectors[target].T
+        by_emotion = mean_average_precision(similarities, embedded.labels_of(source), embedded.labels_of(target))
+        if by_emotion:
+            scores["by_emotion"] = by_emotion
+        if scores:
+            result[f"{source}->{target}"] = scores
+    return result
 
 
 def recall_at(similarities: np.ndarray, ks: Sequence[int]) -> dict[str, float]:
@@ -195,36 +227,3 @@ def mean_average_precision(similarities: np.ndarray, queries: np.ndarray, candid
         "chance": float(relevant.mean()),
         "per_class": per_class,
     }
-
-
-def retrieval_scores(
-    embedded: Embedded, ks: Sequence[int] = (1, 5, 10), candidates: int | None = None, seed: int = 0
-) -> dict[str, Any]:
-    """
-    Every direction, `{"text->audio": {"pairs", "recall@1", "chance@1", ..., "by_emotion": {...}}}`.
-
-    Args:
-        embedded: of one table, or of several: emotions are compared across them, counterparts stand in one row.
-        ks: of recall@k.
-        candidates: rows drawn for recall@k; all by default.
-        seed: of that draw.
-    """
-    result: dict[str, Any] = {}
-    for source, target in permutations(embedded.vectors, 2):
-        scores: dict[str, Any] = {}
-        rows, vectors = embedded.pairs((source, target))
-        if len(rows) > 1:
-            if candidates is not None and len(rows) > candidates:
-                drawn = np.random.default_rng(seed).permutation(len(rows))[:candidates]
-                vectors = [vector[drawn] for vector in vectors]
-            count = len(vectors[0])
-            scores["pairs"] = count
-            scores |= recall_at(vectors[0] @ vectors[1].T, ks)
-            scores |= {f"chance@{k}": min(1.0, k / count) for k in ks}
-        similarities = embedded.vectors[source] @ embedded.vectors[target].T
-        by_emotion = mean_average_precision(similarities, embedded.labels_of(source), embedded.labels_of(target))
-        if by_emotion:
-            scores["by_emotion"] = by_emotion
-        if scores:
-            result[f"{source}->{target}"] = scores
-    return result

@@ -1,4 +1,7 @@
-"""Scores of emotion predictions as an `evaluate.Metric`, which needs no network and gathers over processes."""
+"""Scores of emotion predictions as an `evaluate.Metric`, which needs no network, and as plain calls.
+
+Shapes: N samples, C classes.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,58 +21,9 @@ __all__ = [
     "lower_is_better",
     "mean_and_deviation",
     "multi_label_scores",
+    "rounded",
     "scores_for_trainer",
 ]
-
-# TODO-MERGE class_scores --------------------
-# Scores of class predictions, all from scikit-learn, their spread over runs, and thresholds of several labels.
-#
-
-
-def classification_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Accuracy, unweighted average recall (UAR), weighted and macro F1 of logits (N, C) against labels (N,).
-
-    Macro F1 and UAR are averaged over the classes that occur in `labels`.
-    """
-    if isinstance(logits, (tuple, list)):
-        logits = logits[0]
-    predicted = np.asarray(logits).argmax(-1)
-    present = np.unique(labels)
-    return {
-        "accuracy": float(accuracy_score(labels, predicted)),
-        "uar": float(recall_score(labels, predicted, labels=present, average="macro", zero_division=0)),
-        "weighted_f1": float(f1_score(labels, predicted, average="weighted", zero_division=0)),
-        "macro_f1": float(f1_score(labels, predicted, labels=present, average="macro", zero_division=0)),
-    }
-
-
-def best_thresholds(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Per class the threshold on scores (N, C) in 0..1 with the best F1 against multi-hot targets (N, C)."""
-    grid = np.linspace(0.02, 0.9, 89)
-    thresholds = []
-    for column in range(scores.shape[1]):
-        chosen, wanted = scores[:, column, None] >= grid, np.asarray(targets)[:, column, None].astype(bool)
-        f1 = 2 * (chosen & wanted).sum(0) / np.maximum(chosen.sum(0) + wanted.sum(), 1)
-        thresholds.append(grid[int(np.argmax(f1))])
-    return np.array(thresholds)
-
-
-def multi_label_scores(
-    logits: np.ndarray, targets: np.ndarray, thresholds: np.ndarray | None = None
-) -> dict[str, float]:
-    """Macro F1 over all classes of softmax(logits) against multi-hot targets (N, C).
-
-    Without `thresholds` they are fitted to these very targets, which is right for a validation split only.
-    """
-    scores = torch.softmax(torch.as_tensor(np.asarray(logits)).double(), -1).numpy()
-    thresholds = best_thresholds(scores, targets) if thresholds is None else thresholds
-    return {"macro_f1": float(f1_score(targets, scores >= thresholds, average="macro", zero_division=0))}
-
-
-def mean_and_deviation(values: Sequence[float], of_sample: bool = True) -> dict[str, float]:
-    """`{"mean", "standard_deviation"}` of a score over runs, the deviation that of a sample or of exactly these."""
-    return {"mean": float(np.mean(values)), "standard_deviation": float(np.std(values, ddof=int(of_sample)))}
-
 
 _DESCRIPTION = """
 Accuracy, unweighted average recall (UAR), weighted and macro F1, precision, recall, F1 and support of each class,
@@ -204,11 +158,6 @@ def _regression_scores(values: np.ndarray, targets: np.ndarray, names: list[str]
     return means | ({"per_target": per_target} if len(names) > 1 else {})
 
 
-def lower_is_better(metric: str) -> bool:
-    """Whether a metric is an error, so that the best model has the lowest."""
-    return metric.removeprefix("eval_") in {"loss", "mae", "rmse", "expected_calibration_error"}
-
-
 def scores_for_trainer(logits: Any, targets: np.ndarray, problem_type: str, labels: Sequence[str]) -> dict[str, float]:
     """
     The scalar scores of a validation pass. Of soft targets (samples, classes) only rows of one class are scored, by
@@ -228,3 +177,63 @@ def scores_for_trainer(logits: Any, targets: np.ndarray, problem_type: str, labe
         predictions=values, references=targets, groups=[""] * len(targets), labels=labels
     )
     return {name: float(value) for name, value in scores.items() if isinstance(value, (int, float))}
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric is an error, so that the best model has the lowest."""
+    return metric.removeprefix("eval_") in {"loss", "mae", "rmse", "expected_calibration_error"}
+
+
+# Plain calls -------------------------------------------------------------------------------------------------
+
+
+def classification_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Accuracy, unweighted average recall (UAR), weighted and macro F1 of logits (N, C) against labels (N,).
+
+    Macro F1 and UAR are averaged over the classes that occur in `labels`.
+    """
+    if isinstance(logits, (tuple, list)):
+        logits = logits[0]
+    predicted = np.asarray(logits).argmax(-1)
+    present = np.unique(labels)
+    return {
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "uar": float(recall_score(labels, predicted, labels=present, average="macro", zero_division=0)),
+        "weighted_f1": float(f1_score(labels, predicted, average="weighted", zero_division=0)),
+        "macro_f1": float(f1_score(labels, predicted, labels=present, average="macro", zero_division=0)),
+    }
+
+
+def multi_label_scores(
+    logits: np.ndarray, targets: np.ndarray, thresholds: np.ndarray | None = None
+) -> dict[str, float]:
+    """Macro F1 over all classes of softmax(logits) against multi-hot targets (N, C).
+
+    Without `thresholds` they are fitted to these very targets, which is right for a validation split only.
+    """
+    scores = torch.softmax(torch.as_tensor(np.asarray(logits)).double(), -1).numpy()
+    thresholds = best_thresholds(scores, targets) if thresholds is None else thresholds
+    return {"macro_f1": float(f1_score(targets, scores >= thresholds, average="macro", zero_division=0))}
+
+
+def best_thresholds(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Per class the threshold on scores (N, C) in 0..1 with the best F1 against multi-hot targets (N, C)."""
+    grid = np.linspace(0.02, 0.9, 89)
+    thresholds = []
+    for column in range(scores.shape[1]):
+        chosen, wanted = scores[:, column, None] >= grid, np.asarray(targets)[:, column, None].astype(bool)
+        f1 = 2 * (chosen & wanted).sum(0) / np.maximum(chosen.sum(0) + wanted.sum(), 1)
+        thresholds.append(grid[int(np.argmax(f1))])
+    return np.array(thresholds)
+
+
+def mean_and_deviation(values: Sequence[float], of_sample: bool = True) -> dict[str, float]:
+    """`{"mean", "standard_deviation"}` of a score over runs, the deviation that of a sample or of exactly these."""
+    return {"mean": float(np.mean(values)), "standard_deviation": float(np.std(values, ddof=int(of_sample)))}
+
+
+def rounded(values: Any) -> Any:
+    """Nested scores with six decimals: beyond them the same run on other hardware differs."""
+    if isinstance(values, dict):
+        return {name: rounded(value) for name, value in values.items()}
+    return round(values, 6) if isinstance(values, float) else values

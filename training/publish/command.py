@@ -1,8 +1,10 @@
 """Publish a checkpoint, a LoRA adapter, the Space: everything is checked here before anything is sent.
 
-triemo publish me/triemo-small --checkpoint checkpoints/triemo-small --dry-run out     # write it to a folder
-triemo publish me/triemo-small --checkpoint checkpoints/triemo-small --private         # one commit
-python training/publish.py me/triemo-small --checkpoint runs/mine --pull-request
+    triemo publish me/triemo-small --checkpoint checkpoints/triemo-small --dry-run out     # write it to a folder
+    triemo publish me/triemo-small --checkpoint checkpoints/triemo-small --private         # one commit
+    python training/publish/command.py me/triemo-small --checkpoint runs/mine --pull-request
+
+The last is the same without the command line of `triemo`.
 """
 
 import sys

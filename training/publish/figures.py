@@ -8,8 +8,10 @@ import json
 from collections.abc import Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import NormalDist, fmean, stdev
 from typing import Any
+
+from scipy.stats import binomtest
 
 __all__ = [
     "SUBSET_NAMES",
@@ -147,19 +149,19 @@ def interval(metrics: Mapping[str, Any], path: str) -> str | None:
         return None
     classes = find_group(metrics, "per_class")[max(named, key=len)].values()
     recalls = [(row["recall"], row["support"]) for row in classes if row["support"]]
-    total = sum(support for _, support in recalls)
     value = next(found for place, _, _, found in figure_rows(metrics) if place == path)
-    z = 1.96
     if measure == "accuracy":
-        again = sum(recall * support for recall, support in recalls) / total
-        centre = (again + z**2 / (2 * total)) / (1 + z**2 / total)
-        half = z / (1 + z**2 / total) * (again * (1 - again) / total + z**2 / (4 * total**2)) ** 0.5
+        right, total = sum(recall * support for recall, support in recalls), sum(support for _, support in recalls)
+        again = right / total
+        low, high = binomtest(round(right), round(total)).proportion_ci(method="wilson")
     else:
-        again = centre = fmean(recall for recall, _ in recalls)
-        half = z * sum(recall * (1 - recall) / support for recall, support in recalls) ** 0.5 / len(recalls)
+        again = fmean(recall for recall, _ in recalls)
+        variances = [recall * (1 - recall) / support for recall, support in recalls]
+        half = NormalDist().inv_cdf(0.975) * sum(variances) ** 0.5 / len(recalls)
+        low, high = again - half, again + half
     if abs(again - value) > 1e-6:
         return None
-    return f"{centre - half:.3f}-{centre + half:.3f}"
+    return f"{low:.3f}-{high:.3f}"
 
 
 def replace_figures(document: str, table: str) -> str:

@@ -1,4 +1,4 @@
-"""Run by publish_checks.py in a process of its own, offline: loads a repository where `triemo` is not installed.
+"""Run by checks.py in a process of its own, offline: loads a repository where `triemo` is not installed.
 
 The argument is a JSON file with `repo`, the name to load by, and `example`, Python that ends in a comment with what it
 prints.

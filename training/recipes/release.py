@@ -88,4 +88,7 @@ def read_stages(config: str | Path) -> tuple[int, dict[str, tuple[Any, dict[str,
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"release.py: {error}")

@@ -17,64 +17,7 @@ from triemo.training.recipes.stages import ReleaseRun, train_resumable, trainer_
 
 __all__ = ["MAX_TOKENS", "PooledClassifier", "label_ids", "load_texts", "train_text"]
 
-# TODO-MERGE pooled_classifier --------------------
-# One encoder, its masked mean over steps, one linear layer: what tunes a tower before the joint model sees it.
-#
-
-
-class PooledClassifier(nn.Module):
-    """Classifier over the mean state of a text encoder.
-
-    Args:
-        encoder: of width `config.hidden_size`.
-        num_labels: number of classes C.
-        dropout: dropout on the pooled state.
-    """
-
-    def __init__(self, encoder: nn.Module, num_labels: int, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.encoder, self.dropout = encoder, nn.Dropout(dropout)
-        self.classifier = nn.Linear(encoder.config.hidden_size, num_labels)
-
-    def forward(self, labels: torch.Tensor | None = None, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`inputs` go to the encoder and hold `attention_mask`; `labels` are (B, C) probabilities."""
-        pooled = masked_mean(self.encoder(**inputs).last_hidden_state.float(), inputs["attention_mask"])
-        logits = self.classifier(self.dropout(pooled)).float()
-        return {"logits": logits} if labels is None else {"loss": F.cross_entropy(logits, labels), "logits": logits}
-
-
 MAX_TOKENS = 64  # 99.9 % of the comments are shorter
-
-
-def label_ids(label: str | list[str]) -> list[int]:
-    """Class indices of a row's label or labels."""
-    return sorted(label2id[name] for name in ([label] if isinstance(label, str) else label))
-
-
-def load_texts(root: str | None, corpus: str, split: str) -> tuple[list[str], list[list[int]]]:
-    """Sentences of a corpus and the class indices of each."""
-    data = load_corpus(corpus, root, **({"clips": False} if corpus == "meld" else {}))[split]
-    return list(data["text"]), [label_ids(label) for label in data["label"]]
-
-
-def text_scores(logits: np.ndarray, targets: np.ndarray, rows: Mapping[str, int]) -> dict[str, float]:
-    """Each corpus by its own protocol, and the mean of both as `score`; `rows` are the corpora in their order."""
-    scores, start = {}, 0
-    for name, count in rows.items():
-        part, wanted = logits[start : start + count], targets[start : start + count]
-        if (wanted > 0).sum(1).max() > 1:
-            scores[f"{name}_macro_f1"] = multi_label_scores(part, wanted > 0)["macro_f1"]
-        else:
-            scores[f"{name}_weighted_f1"] = classification_scores(part, wanted.argmax(1))["weighted_f1"]
-        start += count
-    return {**scores, "score": float(np.mean(list(scores.values())))}
-
-
-class InOrderTrainer(Trainer):
-    """Evaluates in the order of the rows, which tells their corpus; grouping by length would shuffle them too."""
-
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> torch.utils.data.Sampler:
-        return torch.utils.data.SequentialSampler(eval_dataset)
 
 
 def train_text(
@@ -127,3 +70,54 @@ def train_text(
     model.save_pretrained(run.folder(name))
     tokenizer.save_pretrained(run.folder(name))
     return {"validation": scores}
+
+
+class PooledClassifier(nn.Module):
+    """Classifier over the mean state of a text encoder.
+
+    Args:
+        encoder: of width `config.hidden_size`.
+        num_labels: number of classes C.
+    """
+
+    def __init__(self, encoder: nn.Module, num_labels: int) -> None:
+        super().__init__()
+        self.encoder, self.dropout = encoder, nn.Dropout(0.1)
+        self.classifier = nn.Linear(encoder.config.hidden_size, num_labels)
+
+    def forward(self, labels: torch.Tensor | None = None, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`inputs` go to the encoder and hold `attention_mask`; `labels` are (B, C) probabilities."""
+        pooled = masked_mean(self.encoder(**inputs).last_hidden_state.float(), inputs["attention_mask"])
+        logits = self.classifier(self.dropout(pooled)).float()
+        return {"logits": logits} if labels is None else {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+
+class InOrderTrainer(Trainer):
+    """Evaluates in the order of the rows, which tells their corpus; grouping by length would shuffle them too."""
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> torch.utils.data.Sampler:
+        return torch.utils.data.SequentialSampler(eval_dataset)
+
+
+def load_texts(root: str | None, corpus: str, split: str) -> tuple[list[str], list[list[int]]]:
+    """Sentences of a corpus and the class indices of each."""
+    data = load_corpus(corpus, root, **({"clips": False} if corpus == "meld" else {}))[split]
+    return list(data["text"]), [label_ids(label) for label in data["label"]]
+
+
+def label_ids(label: str | list[str]) -> list[int]:
+    """Class indices of a row's label or labels."""
+    return sorted(label2id[name] for name in ([label] if isinstance(label, str) else label))
+
+
+def text_scores(logits: np.ndarray, targets: np.ndarray, rows: Mapping[str, int]) -> dict[str, float]:
+    """Each corpus by its own protocol, and the mean of both as `score`; `rows` are the corpora in their order."""
+    scores, start = {}, 0
+    for name, count in rows.items():
+        part, wanted = logits[start : start + count], targets[start : start + count]
+        if (wanted > 0).sum(1).max() > 1:
+            scores[f"{name}_macro_f1"] = multi_label_scores(part, wanted > 0)["macro_f1"]
+        else:
+            scores[f"{name}_weighted_f1"] = classification_scores(part, wanted.argmax(1))["weighted_f1"]
+        start += count
+    return {**scores, "score": float(np.mean(list(scores.values())))}

@@ -1,6 +1,6 @@
-"""Fits the voice statistics of an audio tower: a ridge classifier on the frozen encoder, as one linear map of it.
+"""RAVDESS clips in memory, and the voice statistics of an audio tower: a ridge classifier on the frozen encoder.
 
-Shapes: N clips, T frames, M mel bins, L layers, D width of a state, S classes.
+Shapes: N clips, B batch, T frames at 100 Hz, M mel bins, L layers, D width of a state, S classes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,25 +33,11 @@ __all__ = [
     "voice_logits",
 ]
 
-# TODO-MERGE voice_clips --------------------
-# RAVDESS clips as log-mel frames in memory, and batches of them.
-#
-# Shapes: N clips, B batch, T frames at 100 Hz, M mel bins.
-#
+FOLDS = 5  # of speakers, for the temperature
+BATCH_SIZE = 16
 
 
-def log_mel_frames(paths: Sequence[str]) -> list[torch.Tensor]:
-    """Log-mel frames (T, M) of every file, unpadded."""
-    extractor = TriemoFeatureExtractor()
-    shown = tqdm(paths, desc="log-mel", mininterval=5, disable=len(paths) < 100)
-    return [torch.as_tensor(np.asarray(extractor(path)["input_features"][0])).float() for path in shown]
-
-
-def pad_frames(clips: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clips (T_i, M) as features (B, T, M) with zeros at the end, and their mask (B, T)."""
-    lengths = torch.tensor([len(clip) for clip in clips])
-    features = torch.nn.utils.rnn.pad_sequence(list(clips), batch_first=True)
-    return features, (torch.arange(features.shape[1]) < lengths[:, None]).long()
+# Clips -------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -69,8 +55,21 @@ class VoiceClips:
         return cls(log_mel_frames(rows["row"][:]), labels, [int(speaker) for speaker in rows["speaker"]])
 
 
-FOLDS = 5  # of speakers, for the temperature
-BATCH_SIZE = 16
+def log_mel_frames(paths: Sequence[str]) -> list[torch.Tensor]:
+    """Log-mel frames (T, M) of every file, unpadded."""
+    extractor = TriemoFeatureExtractor()
+    shown = tqdm(paths, desc="log-mel", mininterval=5, disable=len(paths) < 100)
+    return [torch.as_tensor(np.asarray(extractor(path)["input_features"][0])).float() for path in shown]
+
+
+def pad_frames(clips: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clips (T_i, M) as features (B, T, M) with zeros at the end, and their mask (B, T)."""
+    lengths = torch.tensor([len(clip) for clip in clips])
+    features = torch.nn.utils.rnn.pad_sequence(list(clips), batch_first=True)
+    return features, (torch.arange(features.shape[1]) < lengths[:, None]).long()
+
+
+# Statistics --------------------------------------------------------------------------------------------------
 
 
 def fit_statistics(tower: TriemoAudioModel, voices: VoiceClips, strength: float) -> dict[str, float]:

@@ -157,6 +157,13 @@ def test_intervals_cover_what_they_say(metrics):
     assert interval(other, "fer2013_private_test.accuracy") is None
 
 
+def test_the_template_says_that_it_is_one_and_a_card_does_not(metrics):
+    _, front_matter, body = TEMPLATE.read_text("utf-8").split("---\n", 2)
+    assert "license:" in front_matter
+    assert body.strip().splitlines()[0].startswith("{# This is a template")
+    assert "template" not in card_of(metrics).lower()
+
+
 def test_card_says_what_it_must(metrics):
     text = card_of(metrics)
     check_card(text, metrics)

@@ -16,7 +16,7 @@ from triemo.training.publish.command import publish
 from triemo.training.publish.folder import assemble_repository, requirements_of
 from triemo.training.publish.space import assemble_space
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
