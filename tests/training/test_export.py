@@ -145,7 +145,39 @@ def test_int8_is_smaller_and_near(model, exported):
     graph = onnx.load(exported / "model_int8.onnx").graph
     held = {weight.name: weight.data_type for weight in graph.initializer}
     assert "MatMulInteger" in {node.op_type for node in graph.node}
-    assert sum(kind == onnx.TensorProto.INT8 for kind in held.values()) > 10
+    assert sum(kind == onnx.TensorProto.UINT8 for kind in held.values()) > 10
+
+
+def integer_products(file: Path) -> tuple[onnx.ModelProto, list[onnx.NodeProto], dict[str, np.ndarray]]:
+    """A graph, the nodes at its top level that multiply in 8 bits, and its weights."""
+    graph = onnx.load(file)
+    nodes = [node for node in graph.graph.node if node.op_type == "MatMulInteger"]
+    return graph, nodes, {weight.name: onnx.numpy_helper.to_array(weight) for weight in graph.graph.initializer}
+
+
+def test_int8_products_cannot_saturate_on_any_processor(exported):
+    """
+    Without VNNI, x86 processors sum products of uint8 by int8 in pairs of 16 bits: two of 255 x 127 are cut off. Of
+    weights in uint8, or in int8 from -64 to 64, no product is.
+    """
+    _, nodes, weights = integer_products(exported / "model_int8.onnx")
+    assert len(nodes) > 10
+    for node in nodes:
+        values = weights[node.input[1]]
+        assert values.dtype == np.uint8 or np.abs(values.astype(int)).max() <= 64, node.name
+
+
+def test_int8_products_are_exact_on_this_processor(exported, tmp_path):
+    """The runtime's own kernel against NumPy's integers, product by product."""
+    graph, nodes, weights = integer_products(exported / "model_int8.onnx")
+    shown = {name for node in nodes for name in (*node.input, node.output[0])} - set(weights)
+    graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(shown))
+    onnx.save(graph, tmp_path / "shown.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "shown.onnx"), providers=["CPUExecutionProvider"])
+    values = dict(zip(sorted(shown), session.run(sorted(shown), batched(samples())), strict=True)) | weights
+    for node in nodes:
+        left, right, left_zero, right_zero = (values[name].astype(int) for name in node.input)
+        assert np.array_equal(values[node.output[0]], (left - left_zero) @ (right - right_zero)), node.name
 
 
 def test_what_the_runtime_has_to_know_stands_in_both_files(exported):

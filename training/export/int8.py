@@ -1,7 +1,21 @@
-"""Towers of an exported graph behind conditions: the tower of a modality that a whole batch lacks does not run.
+"""What is done to an exported graph: its int8 counterpart, and towers that run only where their modality is.
 
-A modality is absent when its mask is all zero, and then its tower gives zeros. The condition changes no number; it
-saves the time and the reading of the weights, a large part of the whole for one sentence or one voice alone.
+The int8 graph is a third of the size. A weight is kept in one of three ways, by its place in the model; which way is
+chosen by the noise that each place adds to the logits on the corpora (`tests/benchmarks/bench_onnx.py --agreement`
+measures it again):
+
+- Products in 8 bits (onnxruntime's dynamic quantisation: weights by output channel, activations by tensor, both
+  unsigned) in the audio tower's queries and feed-forward layers, in the joint encoder and in the fusion.
+- Weights stored in int8, in blocks along the input that share a scale, and products in float32, in the text tower,
+  whose activations have outliers that one scale cannot hold, in convolutions, and in what the audio tower averages
+  over a whole clip, where an error of a weight does not average out. The runtime expands them once, when it loads the
+  file.
+- In float32 the values and outputs of the audio tower's attention, small and the most sensitive of all, positions,
+  normalisations, heads and the linear map to log-mel.
+
+A modality is absent when its mask is all zero, and then its tower gives zeros. The condition before a tower changes
+no number; it saves the time and the reading of the weights, a large part of the whole for one sentence or one voice
+alone.
 """
 
 import ast
@@ -16,25 +30,6 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 __all__ = ["MODULE_OF", "quantize_int8", "scope_of", "skip_absent_towers", "tower_states"]
-
-# TODO-MERGE export_int8 --------------------
-# The graph in int8: a quarter of the size, and faster where that costs no accuracy.
-#
-# Two ways, by the place of a weight in the model; which way is chosen by the noise that each place adds to the logits
-# on
-# the corpora (`tests/benchmarks/bench_onnx.py --agreement` measures it again):
-#
-# - Products in int8 (onnxruntime's dynamic quantisation: weights in int8 by output channel, activations in uint8 by
-#   tensor) in the audio tower's queries and feed-forward layers, in the joint encoder and in the fusion.
-# - Weights stored in int8, in blocks along the input that share a scale, and products in float32, in the text tower,
-#   whose activations have outliers that one scale cannot hold, in convolutions, and in what the audio tower averages
-#   over a whole clip, where an error of a weight does not average out. The runtime expands them once, when it loads
-# the
-#   file.
-#
-# The values and outputs of the audio tower's attention, small and the most sensitive of all, stay in float32, as do
-# positions, normalisations, heads and the linear map to log-mel.
-#
 
 BLOCKS = (32, 16)  # values that share a scale; the first that divides the length
 # The last part of PyTorch's name of the module that a product belongs to.
@@ -79,7 +74,9 @@ def quantize_int8(source: Path, target: Path) -> None:
         nodes_to_quantize=in_int8 or ["none"],  # an empty list would mean all of them
         op_types_to_quantize=["MatMul", "Gemm"],
         per_channel=True,
-        weight_type=QuantType.QInt8,
+        # Unsigned like the activations: products of uint8 by int8 are summed in pairs of 16 bits by x86 processors
+        # without VNNI, and saturate there. Those of uint8 by uint8 are exact on every processor.
+        weight_type=QuantType.QUInt8,
     )
 
 
