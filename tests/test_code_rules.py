@@ -3,10 +3,11 @@
 import ast
 import re
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-import pytest
 from packaging.requirements import Requirement
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
@@ -27,60 +28,107 @@ MAY_IMPORT = {
     "serving": {"modeling", "processing", "training"},
 }
 
+# An offence: the line it stands on, if it stands on one, and what is wrong.
+Offence = tuple[int | None, str]
 
-def name_of(file: Path) -> str:
-    return str(file.relative_to(ROOT))
+
+def check(rule: Callable[[Path], Iterable[Offence]], files: Iterable[Path] = FILES) -> None:
+    """Walks all files, and fails with every offence there is."""
+    found = [
+        f"{file.relative_to(ROOT)}{f':{line}' if line else ''}: {what}" for file in files for line, what in rule(file)
+    ]
+    assert not found, "\n".join(["", *found])
+
+
+@cache
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text("utf-8"))
 
 
 def imports_of(file: Path) -> list[ast.Import | ast.ImportFrom]:
-    return [n for n in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(n, ast.Import | ast.ImportFrom)]
+    return [node for node in ast.walk(tree_of(file)) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def modules_of(node: ast.Import | ast.ImportFrom) -> list[str]:
+    """Absolute names of what is imported; none for a sibling."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if node.level:
+        return []
+    return [f"triemo.{alias.name}" for alias in node.names] if node.module == "triemo" else [node.module or ""]
 
 
 def test_there_are_files_to_check():
     assert {file.relative_to(ROOT).parts[0] for file in FILES} >= set(OURS)
 
 
-@pytest.mark.parametrize("file", TRAVELLING, ids=name_of)
-def test_travelling_file_imports_only_siblings(file):
+def test_an_offence_is_found_and_named(tmp_path):
+    """The rules themselves, on a file that breaks each of them once."""
+    wrong = tmp_path / "modeling" / "wrong.py"
+    wrong.parent.mkdir()
+    wrong.write_text(
+        "from triemo.training.common import write_json\nfrom ..other import x\nimport modeling\nimport pickle\n"
+        "assert x\ntorch.load('x')\nnp.load('x', allow_pickle=True)\ntry:\n    y\nexcept Exception:\n    pass\n"
+    )
+    assert [line for line, _ in layers_downwards(wrong, layer="modeling")] == [1, 3]
+    assert [line for line, _ in only_siblings(wrong)] == [2, None]
+    assert sorted(line for line, _ in unsafe_or_silent(wrong)) == [4, 5, 6, 7, 10]
+    assert [what for _, what in offers(wrong)] == ["no `__all__`"]
+
+
+def only_siblings(file: Path) -> Iterator[Offence]:
     """`from .name import X`, and the loader's regular expressions see the very same siblings, none in a docstring."""
     siblings = set()
     for node in imports_of(file):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            assert node.level == 1, f"line {node.lineno}: a parent's import does not travel"
-            assert node.module, f"line {node.lineno}: `from . import x` is not followed by the loader"
-            assert "." not in node.module, f"line {node.lineno}: sub-folders do not travel"
-            assert (file.parent / f"{node.module}.py").is_file(), f"line {node.lineno}: no sibling {node.module}"
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        if node.level > 1:
+            yield node.lineno, "a parent's import does not travel"
+        elif not node.module:
+            yield node.lineno, "`from . import x` is not followed by the loader"
+        elif "." in node.module:
+            yield node.lineno, "sub-folders do not travel"
+        elif not (file.parent / f"{node.module}.py").is_file():
+            yield node.lineno, f"no sibling {node.module}"
+        else:
             siblings.add(node.module)
-    assert set(get_relative_imports(file)) == siblings
+    seen = set(get_relative_imports(file))
+    if seen != siblings:
+        yield None, f"the loader sees the siblings {sorted(seen)}, and the file imports {sorted(siblings)}"
 
 
-@pytest.mark.parametrize("file", [f for f in TRAVELLING if f.name != "__init__.py"], ids=name_of)
-def test_travelling_file_needs_only_what_is_there(file):
+def test_travelling_files_import_only_siblings():
+    check(only_siblings, TRAVELLING)
+
+
+def only_what_is_there(file: Path) -> Iterator[Offence]:
     """Asks the loader itself, which looks into functions too: an optional package is imported in a try block."""
     allowed = ALWAYS_THERE | set(sys.stdlib_module_names)
     if file.relative_to(ROOT).parts[0] == "processing":
         allowed |= NEEDED_BY_PROCESSING
-    assert set(get_imports(file)) <= allowed
+    missing = set(get_imports(file)) - allowed
+    if missing:
+        yield None, f"the loader refuses the file where {sorted(missing)} is missing"
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_layers_import_downwards_by_the_installed_name(file):
-    layer = file.relative_to(ROOT).parts[0]
+def test_travelling_files_need_only_what_is_there():
+    check(only_what_is_there, [file for file in TRAVELLING if file.name != "__init__.py"])
+
+
+def layers_downwards(file: Path, layer: str | None = None) -> Iterator[Offence]:
+    layer = layer or file.relative_to(ROOT).parts[0]
+    allowed = MAY_IMPORT[layer] | ({layer} if layer in ("training", "serving") else set())
     for node in imports_of(file):
-        if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        elif node.level:
-            continue
-        else:
-            modules = [node.module or ""]
-            if node.module == "triemo":
-                modules = [f"triemo.{alias.name}" for alias in node.names]
-        for module in modules:
+        for module in modules_of(node):
             first, _, rest = module.partition(".")
-            assert first not in OURS, f"line {node.lineno}: {module} loads classes twice; import triemo.{module}"
-            if first == "triemo":
-                allowed = MAY_IMPORT[layer] | ({layer} if layer in ("training", "serving") else set())
-                assert rest.split(".")[0] in allowed, f"line {node.lineno}: {layer} may not import {module}"
+            if first in OURS:
+                yield node.lineno, f"{module} loads classes twice; import triemo.{module}"
+            elif first == "triemo" and rest.split(".")[0] not in allowed:
+                yield node.lineno, f"{layer} may not import {module}"
+
+
+def test_layers_import_downwards_by_the_installed_name():
+    check(layers_downwards)
 
 
 def installed_names(distribution: str, seen: set[str]) -> set[str]:
@@ -110,32 +158,33 @@ def test_no_training_module_hides_a_library():
     assert not ours & libraries
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_nothing_unsafe_or_silent(file):
-    """Weights are safetensors only, user errors are ValueErrors, and no error is swallowed without a word."""
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-        where = f"line {getattr(node, 'lineno', '?')}"
-        assert not isinstance(node, ast.Assert), f"{where}: assert is left out under python -O; raise an error"
+def unsafe_or_silent(file: Path) -> Iterator[Offence]:
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.Assert):
+            yield node.lineno, "assert is left out under python -O; raise an error"
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            assert called not in ("torch.load", "torch.save"), f"{where}: {called}; use safetensors"
-            pickled = [k for k in node.keywords if k.arg == "allow_pickle" and ast.unparse(k.value) != "False"]
-            assert not pickled, f"{where}: allow_pickle runs code from the file"
+            if called in ("torch.load", "torch.save"):
+                yield node.lineno, f"{called}; use safetensors"
+            if any(k.arg == "allow_pickle" and ast.unparse(k.value) != "False" for k in node.keywords):
+                yield node.lineno, "allow_pickle runs code from the file"
         if isinstance(node, ast.Import | ast.ImportFrom):
-            names = (
-                {alias.name.split(".")[0] for alias in node.names} if isinstance(node, ast.Import) else {node.module}
-            )
-            assert not names & {"pickle", "dill", "cloudpickle", "joblib"}, f"{where}: {names}"
+            pickling = {name.split(".")[0] for name in modules_of(node)} & {"pickle", "dill", "cloudpickle", "joblib"}
+            if pickling:
+                yield node.lineno, f"{sorted(pickling)} runs code from files"
         if isinstance(node, ast.ExceptHandler):
             broad = node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
-            silent = len(node.body) == 1 and isinstance(node.body[0], ast.Pass)
-            assert not (broad and silent), f"{where}: a swallowed error"
+            if broad and len(node.body) == 1 and isinstance(node.body[0], ast.Pass):
+                yield node.lineno, "a swallowed error"
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_module_says_what_it_offers(file):
-    """`__all__` exists and names only what the module defines."""
-    tree = ast.parse(file.read_text("utf-8"))
+def test_nothing_unsafe_or_silent():
+    """Weights are safetensors only, user errors are ValueErrors, and no error is swallowed without a word."""
+    check(unsafe_or_silent)
+
+
+def offers(file: Path) -> Iterator[Offence]:
+    tree = tree_of(file)
     assigned = {
         target.id: node.value
         for node in tree.body
@@ -143,7 +192,9 @@ def test_module_says_what_it_offers(file):
         for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         if isinstance(target, ast.Name)
     }
-    assert "__all__" in assigned
+    if "__all__" not in assigned:
+        yield None, "no `__all__`"
+        return
     defined = set(assigned)
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -154,4 +205,10 @@ def test_module_says_what_it_offers(file):
         offered = ast.literal_eval(assigned["__all__"])
     except ValueError:  # put together from other modules' lists
         return
-    assert not set(offered) - defined
+    for name in sorted(set(offered) - defined):
+        yield None, f"`__all__` names {name}, which the module does not define"
+
+
+def test_modules_say_what_they_offer():
+    """`__all__` exists and names only what the module defines."""
+    check(offers)
