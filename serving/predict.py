@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import track
 
 from triemo.serving import printing
-from triemo.serving.reading import Reading, default_model, load_reader, read_sample, read_subsets
+from triemo.serving.reading import Reading, load_reader, read_sample, read_subsets
 from triemo.serving.samples import UsageError, demo_sample, make_sample
+from triemo.training.common import default_model
 
 __all__ = ["demo", "predict"]
 

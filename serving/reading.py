@@ -20,20 +20,19 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from triemo.serving.samples import Sample
+from triemo.training.common import HUB_MODEL, default_model
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
     "Evidence",
-    "HUB_MODEL",
     "MASKS",
     "Reading",
     "Subset",
     "SubsetReading",
     "checkpoint_folder",
     "contributions",
-    "default_model",
     "load_reader",
     "pick_device",
     "prepare",
@@ -52,8 +51,6 @@ Subset = tuple[str, ...]
 # The mask of each modality, in the order of the modalities; as the model names them, and here without torch.
 MASKS = {"text": "attention_mask", "audio": "audio_attention_mask", "vision": "video_attention_mask"}
 
-HUB_MODEL = "triemo/triemo-small"
-CHECKOUT = Path(__file__).resolve().parent.parent
 NEEDED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # no code: the installed package is what runs
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
 _IMAGE_LOGGER = logging.getLogger("triemo.processing.image_processing_triemo")
@@ -119,12 +116,6 @@ def _onnx_reader(model: str, device: str | None) -> Any:
             f"model: reading {model} needs onnxruntime: pip install 'triemo[export]' ({error})."
         ) from error
     return OnnxEmotionReader(model)
-
-
-def default_model() -> str:
-    """The released checkpoint of this checkout, else its id on the Hub."""
-    folder = CHECKOUT / "checkpoints" / "triemo-small"
-    return str(folder) if (folder / "model.safetensors").is_file() else HUB_MODEL
 
 
 def checkpoint_folder(model: str) -> Path:

@@ -15,8 +15,9 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from triemo.training.common import default_model
+
 __all__ = [
-    "DEFAULT_MODEL",
     "DataArguments",
     "FinetuneTrainingArguments",
     "ModelArguments",
@@ -29,14 +30,14 @@ __all__ = [
     "parse_pretrain_arguments",
 ]
 
-DEFAULT_MODEL = str(Path(__file__).resolve().parent.parent / "checkpoints" / "triemo-small")
-
 
 @dataclass
 class StartArguments:
     """What a run starts from. Without any of the three encoders, `model` goes on learning."""
 
-    model: str = field(default=DEFAULT_MODEL, metadata={"help": "Checkpoint to start from: a folder or a Hub id."})
+    model: str = field(
+        default_factory=default_model, metadata={"help": "Checkpoint to start from: a folder or a Hub id."}
+    )
     text_encoder: str | None = field(
         default=None, metadata={"help": "Compose anew: Hub id or folder of a text encoder."}
     )

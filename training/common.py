@@ -1,4 +1,5 @@
-"""What every room of `training` may use: seeds of draws, names with numbers, and files that are never half written."""
+"""What every room of `training` may use: the released checkpoint's place, seeds of draws, names with numbers, and
+files that are never half written."""
 
 import json
 import math
@@ -8,7 +9,16 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["joined_seed", "parse_weights", "write_json"]
+__all__ = ["HUB_MODEL", "default_model", "joined_seed", "parse_weights", "write_json"]
+
+HUB_MODEL = "triemo/triemo-small"
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def default_model() -> str:
+    """The released checkpoint: its folder in a checkout, else (the package is installed alone) its id on the Hub."""
+    folder = CHECKOUT / "checkpoints" / "triemo-small"
+    return str(folder) if (folder / "model.safetensors").is_file() else HUB_MODEL
 
 
 def joined_seed(*numbers: int) -> int:

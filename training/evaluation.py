@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from triemo.training.arguments import DEFAULT_MODEL
+from triemo.training.common import default_model
 from triemo.training.sources import load_splits
 
 __all__ = ["EvaluationDataArguments", "load_parts", "open_splits", "parts_of"]
@@ -14,7 +14,7 @@ class EvaluationDataArguments:
     """What is scored, and on what."""
 
     model: str = field(
-        default=DEFAULT_MODEL, metadata={"help": "Folder or Hub id of a model, or folder of an adapter."}
+        default_factory=default_model, metadata={"help": "Folder or Hub id of a model, or folder of an adapter."}
     )
     table: str | None = field(
         default=None, metadata={"help": "csv, tsv, jsonl or parquet file, folder, Hub data set."}

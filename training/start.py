@@ -17,12 +17,13 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoFeatureExtractor, AutoTokenizer, ImageProcessingMixin
+from transformers.utils import cached_file
 
 from triemo.modeling import MODALITIES, TriemoConfig, TriemoForEmotionClassification, TriemoForPreTraining
 from triemo.modeling.towers_triemo import takes_waveform
 from triemo.processing import TriemoFeatureExtractor, TriemoImageProcessor, TriemoProcessor
-from triemo.training.arguments import DEFAULT_MODEL, ModelArguments, PretrainModelArguments
-from triemo.training.common import parse_weights
+from triemo.training.arguments import ModelArguments, PretrainModelArguments
+from triemo.training.common import default_model, parse_weights
 from triemo.training.sources import infer_problem
 
 __all__ = [
@@ -276,7 +277,7 @@ def compose_model(
     fields |= {f"{m}_feature_size": size for m, size in vector_sizes.items() if names[m] is None}
     model = TriemoForEmotionClassification.from_encoders_pretrained(**names, **fields)
     config = model.config
-    tokenizer_name = names["text"] or DEFAULT_MODEL
+    tokenizer_name = names["text"] or default_model()
     limit = {"model_max_length": config.max_text_positions} if names["text"] else {}
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, **limit)
     extractor: Any = TriemoFeatureExtractor()
@@ -286,10 +287,13 @@ def compose_model(
         extractor = TriemoFeatureExtractor(feature_size=config.audio_config.num_mel_bins)
     elif names["audio"]:
         extractor = AutoFeatureExtractor.from_pretrained(names["audio"])
-    detector = Path(DEFAULT_MODEL) / "face_detector.safetensors"
-    picture = TriemoImageProcessor(
-        face_detector_weights=detector if detector.is_file() else None, **image_settings(names["vision"], config)
+    detector = cached_file(
+        default_model(),
+        "face_detector.safetensors",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
     )
+    picture = TriemoImageProcessor(face_detector_weights=detector, **image_settings(names["vision"], config))
     return model, TriemoProcessor(picture, extractor, tokenizer)
 
 

@@ -37,8 +37,9 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 from triemo.processing.media_triemo import load_audio, load_frames
-from triemo.serving.reading import default_model, load_reader
+from triemo.serving.reading import load_reader
 from triemo.serving.samples import ASSETS
+from triemo.training.common import default_model
 
 
 def main() -> None:

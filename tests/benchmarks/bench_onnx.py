@@ -20,7 +20,8 @@ import torch
 from interleaved import interleaved_ms
 
 from triemo.serving.onnx.reader import OnnxEmotionReader
-from triemo.serving.reading import MASKS, default_model, load_reader
+from triemo.serving.reading import MASKS, load_reader
+from triemo.training.common import default_model
 from triemo.training.corpora.registry import load_corpus
 from triemo.training.export.folder import export_onnx
 

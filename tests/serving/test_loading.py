@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from triemo.serving import reading as loading
-from triemo.serving.reading import HUB_MODEL, checkpoint_folder, default_model, load_reader, pick_device
+from triemo.serving.reading import checkpoint_folder, load_reader, pick_device
+from triemo.training import common
+from triemo.training.common import HUB_MODEL, default_model
 
 
 def test_half_precision_weights_are_computed_in_float32(reader, tiny_checkpoint, tmp_path):
@@ -20,7 +21,7 @@ def test_half_precision_weights_are_computed_in_float32(reader, tiny_checkpoint,
 
 
 def test_default_is_the_checkouts_checkpoint_where_there_is_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(common, "CHECKOUT", tmp_path)
     assert default_model() == HUB_MODEL == "triemo/triemo-small"
     folder = tmp_path / "checkpoints" / "triemo-small"
     folder.mkdir(parents=True)
