@@ -7,10 +7,17 @@ left out, because none of the seven classes means the same:
 - IEMOCAP `frustrated` lies between anger and sadness, and `other` may be anything. Its code `xxx` (no two annotators
   agreed) is no class at all. `excited` becomes joy, as in the four-class protocol that adds it to happiness.
 - CREMA-D and CMU-MOSEI have no surprise or no neutral of their own; nothing is invented for it.
+- XED's anticipation and trust, and CPED's positive-other and negative-other are none of the seven.
+  CPED's grateful and relaxed become joy, depress sadness and worried fear: the nearest of its own valence.
 - CMU-MOSI, CMU-MOSEI and CH-SIMS scores say good or bad, which is no emotion, and have no map.
 """
 
 __all__ = [
+    "ACTED_CODES",
+    "BRIGHTER_LABELS",
+    "CPED_LABELS",
+    "SMP2020_LABELS",
+    "XED_LABELS",
     "CREMA_D_CODES",
     "EKMAN_LABELS",
     "EMOTIONS",
@@ -28,7 +35,7 @@ __all__ = [
     "to_soft_target",
 ]
 
-LABEL_MAP_VERSION = "1.0"
+LABEL_MAP_VERSION = "1.1"
 
 EMOTIONS = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
 label2id = {name: index for index, name in enumerate(EMOTIONS)}
@@ -73,6 +80,50 @@ IEMOCAP_CODES = {
 MOSEI_LABELS = ("happy", "sad", "anger", "surprise", "disgust", "fear")
 POLARITIES = ("negative", "neutral", "positive")
 
+# Codes in the file names of small corpora of acted voices (see `acted.ACTED`), and what they stand for.
+ACTED_CODES: dict[str, dict[str, str]] = {
+    "tess": {
+        "angry": "angry",
+        "disgust": "disgust",
+        "fear": "fear",
+        "happy": "happy",
+        "neutral": "neutral",
+        "ps": "pleasant surprise",
+        "sad": "sad",
+    },
+    "casia": {name: name for name in ("angry", "fear", "happy", "neutral", "sad", "surprise")},
+    "nemo": {name: name for name in ("anger", "fear", "happiness", "neutral", "sadness", "surprised")},
+    "emovo": {
+        "dis": "disgust",
+        "gio": "joy",
+        "neu": "neutral",
+        "pau": "fear",
+        "rab": "anger",
+        "sor": "surprise",
+        "tri": "sadness",
+    },
+    "savee": {
+        "a": "anger",
+        "d": "disgust",
+        "f": "fear",
+        "h": "happiness",
+        "n": "neutral",
+        "sa": "sadness",
+        "su": "surprise",
+    },
+    "javanese": {"01": "neutral", "02": "sad", "03": "happy", "04": "surprise", "05": "fear", "06": "anger"},
+}
+# Numbers in the files of XED, from 1 (Oehman et al., 2020); 9 stands in its file of neutral lines.
+XED_LABELS = ("anger", "anticipation", "disgust", "fear", "joy", "sadness", "surprise", "trust", "neutral")
+# Columns of BRIGHTER's track A (Muhammad et al., 2025); English has no disgust. A row with none is neutral.
+BRIGHTER_LABELS = ("anger", "disgust", "fear", "joy", "sadness", "surprise", "neutral")
+# SMP2020-EWECT writes "neural" for neutral.
+SMP2020_LABELS = ("angry", "fear", "happy", "neural", "sad", "surprise")
+CPED_LABELS = (
+    *("happy", "grateful", "relaxed", "positive-other", "neutral", "anger", "sadness", "fear", "depress", "disgust"),
+    *("astonished", "worried", "negative-other"),
+)
+
 OWN_LABELS: dict[str, tuple[str, ...]] = {
     "goemotions": GOEMOTIONS_LABELS,
     "meld": EKMAN_LABELS,
@@ -80,12 +131,33 @@ OWN_LABELS: dict[str, tuple[str, ...]] = {
     "ravdess": RAVDESS_LABELS,
     "crema_d": tuple(CREMA_D_CODES.values()),
     "iemocap": tuple(name for name in IEMOCAP_CODES.values() if name is not None),
+    **{name: tuple(codes.values()) for name, codes in ACTED_CODES.items()},
+    "xed": XED_LABELS,
+    "brighter": BRIGHTER_LABELS,
+    "smp2020": SMP2020_LABELS,
+    "cped": CPED_LABELS,
     "cmu_mosi": POLARITIES,
     "cmu_mosei": POLARITIES,
     "ch_sims": POLARITIES,
 }
 
 CALM_POLICIES = ("neutral", "drop")
+
+# Names that mean the same in every corpus that uses them.
+_PLAIN: dict[str, str | None] = {
+    **{name: "anger" for name in ("anger", "angry")},
+    "disgust": "disgust",
+    "fear": "fear",
+    **{name: "joy" for name in ("joy", "happy", "happiness")},
+    **{name: "neutral" for name in ("neutral", "neural")},
+    **{name: "sadness" for name in ("sad", "sadness")},
+    **{name: "surprise" for name in ("surprise", "surprised", "pleasant surprise", "astonished")},
+}
+
+
+def _plain(names: tuple[str, ...], **others: str | None) -> dict[str, str | None]:
+    return {name: others[name] if name in others else _PLAIN[name] for name in names}
+
 
 TO_SEVEN: dict[str, dict[str, str | None]] = {
     "ravdess": {
@@ -138,6 +210,15 @@ TO_SEVEN: dict[str, dict[str, str | None]] = {
         "surprise": "surprise",
         "disgust": "disgust",
         "other": None,
+    },
+    **{name: _plain(OWN_LABELS[name]) for name in (*ACTED_CODES, "brighter", "smp2020")},
+    "xed": _plain(XED_LABELS, anticipation=None, trust=None),
+    "cped": {
+        **_plain(("happy", "neutral", "anger", "sadness", "fear", "disgust", "astonished")),
+        **{name: "joy" for name in ("grateful", "relaxed")},
+        "depress": "sadness",
+        "worried": "fear",
+        **{name: None for name in ("positive-other", "negative-other")},
     },
     "cmu_mosei": {
         "happy": "joy",

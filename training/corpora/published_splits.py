@@ -1,4 +1,4 @@
-"""Splits that were published with a corpus or for it, from the files under `splits/`.
+"""Splits of corpora: published with one or for one, from the files under `splits/`, or by a hash.
 
 A file has `name`, `version`, `corpus`, `column` (what is kept whole: `speaker` or `session`), `source`, and either
 `splits` (members of train, validation and test) or `folds` (members of each fold). A change of the members changes
@@ -7,9 +7,10 @@ what a figure means, so it comes with a new version.
 
 import json
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 
-__all__ = ["load_split", "split_by_members", "split_members", "split_names"]
+__all__ = ["load_split", "split_by_hash", "split_by_members", "split_members", "split_names"]
 
 SPLITS_FOLDER = Path(__file__).resolve().parent / "splits"
 
@@ -76,3 +77,10 @@ def split_by_members(rows: Sequence[dict], column: str, members: Mapping[str, Se
         if not part:
             raise ValueError(f"split {split}: got no row, expected some of {column} {list(members[split])}")
     return result
+
+
+def split_by_hash(member: str) -> str:
+    """`train` (eight of ten), `validation` or `test`, by the member's name alone: the same on every machine and in any
+    order. For corpora without an official split; what belongs together has to have one name."""
+    tenth = int.from_bytes(blake2b(member.encode(), digest_size=8).digest(), "big") % 10
+    return ("validation", "test")[tenth] if tenth < 2 else "train"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, get_type_hints
 
@@ -9,11 +10,12 @@ from datasets import DatasetDict
 from huggingface_hub.dataclasses import validate_typed_dict
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 
-from triemo.training.corpora.dialogue import meld_table
+from triemo.training.corpora.acted import acted_tables
+from triemo.training.corpora.dialogue import cped_table, meld_table
 from triemo.training.corpora.images import fer2013_table
 from triemo.training.corpora.mosi import ch_sims_table, cmu_mosei_table, cmu_mosi_table
 from triemo.training.corpora.speech import crema_d_table, iemocap_table, ravdess_table
-from triemo.training.corpora.text import goemotions_table
+from triemo.training.corpora.text import brighter_table, goemotions_table, smp2020_table, xed_table
 from triemo.training.data.splits import check_no_leakage
 
 __all__ = ["CORPORA", "Corpus", "load_corpus"]
@@ -33,9 +35,14 @@ class Corpus:
 CORPORA = {
     "goemotions": Corpus(goemotions_table, ()),
     "meld": Corpus(meld_table, ("dialogue",)),  # the main speakers are in every official split
+    "xed": Corpus(xed_table, ()),
+    "brighter": Corpus(brighter_table, ()),
+    "smp2020": Corpus(smp2020_table, ()),
+    "cped": Corpus(cped_table, ("dialogue",)),
     "fer2013": Corpus(fer2013_table, ()),
     "ravdess": Corpus(ravdess_table, ("speaker",)),
     "crema_d": Corpus(crema_d_table, ("speaker",)),
+    **{name: Corpus(read, ("speaker",)) for name, read in acted_tables.items()},
     "iemocap": Corpus(iemocap_table, ("session", "speaker", "dialogue")),
     "cmu_mosi": Corpus(cmu_mosi_table, ("dialogue",), "own"),
     "cmu_mosei": Corpus(cmu_mosei_table, ("dialogue",), "own"),
@@ -75,8 +82,9 @@ def load_corpus(name: str, root: str | Path | None = None, classes: str | None =
 
 def _check_options(name: str, read: Callable[..., DatasetDict], options: Mapping[str, Any]) -> None:
     """Raises ValueError for an option that the reader has not, or whose type is not the annotated one."""
-    given = ("root", "classes", "return")  # not the caller's
-    types = {option: hint for option, hint in get_type_hints(read).items() if option not in given}
+    given = ("name", "root", "classes", "return")  # not the caller's
+    reader = read.func if isinstance(read, partial) else read
+    types = {option: hint for option, hint in get_type_hints(reader).items() if option not in given}
     if unknown := sorted(set(options) - set(types)):
         raise ValueError(f"options of {name}: got {unknown}, expected some of {sorted(types)}")
     try:

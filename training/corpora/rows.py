@@ -20,6 +20,7 @@ from triemo.training.data.columns import FEATURE_COLUMNS, MEDIA_COLUMNS
 from triemo.training.data.splits import as_dataset_dict
 
 __all__ = [
+    "SOUND_SUFFIXES",
     "corpus_folder",
     "corpus_hash",
     "data_root",
@@ -31,6 +32,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+# A corpus is the same in whatever format somebody keeps its sound.
+SOUND_SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".mp3", ".m4a")
 _TYPES = {
     "text": pa.string(),
     **{name: pa.struct({"bytes": pa.binary(), "path": pa.string()}) for name in MEDIA_COLUMNS},

@@ -11,7 +11,7 @@ from datasets import DatasetDict
 
 from triemo.training.corpora.labels import CREMA_D_CODES, IEMOCAP_CODES, RAVDESS_LABELS, map_label
 from triemo.training.corpora.published_splits import split_by_members, split_members
-from triemo.training.corpora.rows import corpus_folder, label_rows, media_rows, read_csv, to_datasets
+from triemo.training.corpora.rows import SOUND_SUFFIXES, corpus_folder, label_rows, media_rows, read_csv, to_datasets
 
 __all__ = ["crema_d_table", "iemocap_table", "ravdess_table"]
 
@@ -45,7 +45,7 @@ def ravdess_table(
         ValueError: naming a file without an official name, or a split without a clip.
     """
     folder = corpus_folder(root, "ravdess")
-    files = sorted(path for path in folder.glob("Actor_*/*") if path.suffix in {".wav", ".flac"})
+    files = sorted(path for path in folder.glob("Actor_*/*") if path.suffix.lower() in SOUND_SUFFIXES)
     rows = [_ravdess_row(path) for path in files]
     rows = [row for row in rows if map_label("ravdess", row["label"], calm) is not None]
     rows = media_rows(label_rows(rows, "ravdess", classes), "audio", False)
@@ -94,7 +94,8 @@ CREMA_D_LEVELS = ("XX", "LO", "MD", "HI")
 def crema_d_table(
     root: str | Path | None = None, classes: str = "seven", split_file: str = "crema_d_actors"
 ) -> DatasetDict:
-    """CREMA-D (Cao et al., 2014): `crema_d/AudioWAV/1001_DFA_ANG_XX.wav`, and `VideoDemographics.csv` where it is.
+    """CREMA-D (Cao et al., 2014): `crema_d/AudioWAV/1001_DFA_ANG_XX.wav`, or any other kind of sound, and
+    `VideoDemographics.csv` where it is.
 
     Columns: `audio`, `label`, `speaker`, `sentence`, `level` and, with the demographics, `gender`, `age`, `race`.
     With a folder `VideoFlash/` also `video`. There is no surprise among the labels.
@@ -111,12 +112,12 @@ def crema_d_table(
     people = _crema_d_people(folder / "VideoDemographics.csv")
     films = folder / "VideoFlash"
     rows = []
-    for path in sorted((folder / "AudioWAV").glob("*.wav")):
+    for path in sorted(path for path in (folder / "AudioWAV").glob("*") if path.suffix.lower() in SOUND_SUFFIXES):
         parts = path.stem.split("_")
         codes = (range(1001, 1092), CREMA_D_SENTENCES, CREMA_D_CODES, CREMA_D_LEVELS)
         fields = [int(parts[0]) if parts[0].isdigit() else None, *parts[1:]]
         if len(fields) != 4 or any(field not in known for field, known in zip(fields, codes, strict=True)):
-            raise ValueError(f"file name: got {path.name!r} in {path.parent}, expected as 1001_DFA_ANG_XX.wav")
+            raise ValueError(f"file name: got {path.name!r} in {path.parent}, expected as 1001_DFA_ANG_XX")
         actor, sentence, emotion, level = parts
         if people and actor not in people:
             raise ValueError(f"speaker: got {actor} in {path}, expected it in VideoDemographics.csv")
@@ -131,7 +132,7 @@ def crema_d_table(
         }
         rows.append({**row, "video": films / f"{path.stem}.flv"} if films.is_dir() else row)
     if not rows:
-        raise ValueError(f"corpus: got no wav file in {folder / 'AudioWAV'}, expected the clips")
+        raise ValueError(f"corpus: got no sound in {folder / 'AudioWAV'}, expected the clips")
     rows = media_rows(label_rows(rows, "crema_d", classes), "audio", False)
     rows = media_rows(rows, "video", False) if films.is_dir() else rows
     return to_datasets(split_by_members(rows, "speaker", split_members(split_file)))

@@ -14,7 +14,7 @@ from triemo.training.corpora.labels import (
 def test_order_of_the_released_head():
     assert EMOTIONS == ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
     assert label2id["joy"] == 3
-    assert LABEL_MAP_VERSION == "1.0"
+    assert LABEL_MAP_VERSION == "1.1"
 
 
 def test_fer2013_index_to_released_index():
