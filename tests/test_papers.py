@@ -77,6 +77,7 @@ NOT_RUN = {
     "pip install --no-deps -e .": "network",
     "python -m triemo.serving.repair_torchaudio": "changes the installation; test_setup.py runs it on a copy",
     "hf auth login": "network",
+    "source .venv/bin/activate": "changes the shell",
     "triemo serve": "does not end; tests/serving/test_app.py opens the page",
     "triemo serve --model runs/mine --port 8080": "does not end",
     "triemo export --model runs/mine --output onnx/": "a minute; tests/serving/test_onnx_reader.py exports",
@@ -168,7 +169,14 @@ PROGRAMS = {
     "accelerate": parse_accelerate,
     "make": plan_make,
 }
-NO_ARGUMENTS_OF_OURS = ("pip install", "hf auth", "curl", "printf", "python -m triemo.serving.repair_torchaudio")
+NO_ARGUMENTS_OF_OURS = (
+    "pip install",
+    "hf auth",
+    "source",
+    "curl",
+    "printf",
+    "python -m triemo.serving.repair_torchaudio",
+)
 PARSED_BY_RUNNING = ("python training/recipes/seed_spread.py", "python training/publish/figures.py")
 
 
