@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoint import serve
+from endpoint_service import serve
 from papers import PAPERS, ROOT, code_spans, commands, fenced, read_paper, run_python_block, sections
 from PIL import Image
 from tiny_checkpoint import save_tiny_checkpoint
@@ -62,7 +62,7 @@ RUN = {
         "test_pretraining"
     ),
     "python training/finetune.py --model runs/pretrained --table my.csv --output_dir runs/mine": "test_pretraining",
-    "python training/publish/figures.py": "tests/test_figures.py",
+    "python training/publish/figures.py": "tests/training/publish/test_figures.py",
     'curl $ENDPOINT -H \'Content-Type: application/json\' -d \'{"inputs": "I miss you", '
     '"parameters": {"top_k": 2}}\'': "test_requests_to_the_endpoint",
     'printf \'{"inputs": {"video": "%s"}, "parameters": {"subsets": true}}\' "$(base64 -w0 clip.mp4)" |'
@@ -73,19 +73,21 @@ NOT_RUN = {
     "pip install -e .": "network",
     "pip install -e '.[demo]'": "network",
     "pip install -e '.[export]'": "network",
-    "pip install onnxruntime tokenizers numpy Pillow av typer": "network; test_onnx_reader.py reads with these alone",
+    "pip install onnxruntime tokenizers numpy Pillow av typer": "network; tests/serving/onnx/test_reader.py",
     "pip install --no-deps -e .": "network",
     "python -m triemo.serving.repair_torchaudio": "changes the installation; test_setup.py runs it on a copy",
     "hf auth login": "network",
     "source .venv/bin/activate": "changes the shell",
-    "triemo serve": "does not end; tests/serving/test_app.py opens the page",
+    "triemo serve": "does not end; tests/serving/page/test_app.py opens the page",
     "triemo serve --model runs/mine --port 8080": "does not end",
-    "triemo export --model runs/mine --output onnx/": "a minute; tests/serving/test_onnx_reader.py exports",
+    "triemo export --model runs/mine --output onnx/": "a minute; tests/serving/onnx/test_reader.py exports",
     "triemo export --model checkpoints/triemo-small --output onnx/": "a minute",
-    "triemo predict --model onnx/ clip.mp4": "needs that export; tests/serving/test_onnx_reader.py",
-    "triemo publish me/my-model --checkpoint runs/mine --dry-run out": "a minute; tests/training/test_publish.py",
-    "triemo publish me/my-model --checkpoint runs/mine --private": "network; tests/training/test_publish.py",
-    "triemo publish me/my-model --checkpoint runs/mine --space me/my-demo --dry-run out": "tests/serving/test_app.py",
+    "triemo predict --model onnx/ clip.mp4": "needs that export; tests/serving/onnx/test_reader.py",
+    "triemo publish me/my-model --checkpoint runs/mine --dry-run out": "tests/training/publish/test_publish.py",
+    "triemo publish me/my-model --checkpoint runs/mine --private": "network; tests/training/publish/test_publish.py",
+    "triemo publish me/my-model --checkpoint runs/mine --space me/my-demo --dry-run out": (
+        "tests/serving/page/test_app.py"
+    ),
     "python training/finetune.py --config training/configs/meld_lora.yaml --data DATA": "corpora, an hour",
     "python training/evaluate_pretraining.py --model runs/pretrained --corpora ravdess,fer2013,goemotions "
     "--data DATA": "corpora; tests/training/test_evaluate_pretraining.py",
