@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.triemo-installed
+# What pytest is given besides: `make test PYTEST="-m corpora"` runs the tests that read the corpora.
+PYTEST ?=
 # Two processes: the suite is written to run on two cores. `make test WORKERS=8` on a larger machine.
 WORKERS ?= 2
 CODE := modeling processing training serving tests .ci
@@ -37,7 +39,7 @@ demo: venv
 	@$(BIN)/triemo demo
 
 test: venv
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
 
 checkpoint: venv
 	$(BIN)/python training/recipes/release.py --data $(DATA) $(if $(wildcard $(WEIGHTS)),--weights $(WEIGHTS))

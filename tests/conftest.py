@@ -57,6 +57,13 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that read the corpora: `-m corpora` runs them alone."""
+    for item in items:
+        if "data_root" in getattr(item, "fixturenames", ()):
+            item.add_marker("corpora")
+
+
 @pytest.fixture(scope="session")
 def repo_root() -> Path:
     return ROOT

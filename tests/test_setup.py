@@ -153,12 +153,21 @@ def test_set_up_that_is_done_is_not_done_again(repo_root, tmp_path):
     assert "pip install" not in make(repo_root, "--dry-run", "venv", f"VENV={tmp_path}")
 
 
-def test_ci_runs_quality_and_tests(repo_root):
+def test_ci_runs_quality_the_suite_alone_and_the_corpora(repo_root):
+    """The checks; the whole suite in a clone that has nothing beside it; here, where corpora may be, what reads them."""
     script = repo_root / ".ci" / "run"
     assert script.stat().st_mode & stat.S_IXUSR
     lines = script.read_text().splitlines()
-    assert "set -euo pipefail" in lines
-    assert lines.index("make quality") < lines.index("make test")
+    steps = [
+        "set -euo pipefail",
+        "export TRIEMO_REQUIRE_BROWSER=1",
+        "make quality",
+        'git clone --quiet . "$place/triemo"',
+        'env -u TRIEMO_DATA make -C "$place/triemo" test',
+        'make test PYTEST="-m corpora"',
+    ]
+    assert [line for line in lines if line in steps] == steps
+    assert "-m pytest -n 2 --dist loadfile -m corpora" in make(repo_root, "--dry-run", "test", "PYTEST=-m corpora")
 
 
 # The docstring check

@@ -9,19 +9,21 @@ from typing import Any
 import pytest
 from PIL import Image
 
-pytest.importorskip("gradio", reason="the page needs gradio: pip install 'triemo[demo]'")
-pytest.importorskip("selenium", reason="needs selenium: pip install 'triemo[dev]'")
+REQUIRED = os.environ.get("TRIEMO_REQUIRE_BROWSER") == "1"  # as in CI, where skipping would be a gap nobody sees
+if not REQUIRED:
+    pytest.importorskip("gradio", reason="the page needs gradio: pip install 'triemo[demo]'")
+    pytest.importorskip("selenium", reason="needs selenium: pip install 'triemo[dev]'")
 
-from selenium.webdriver.common.by import By
+from selenium.webdriver.common.by import By  # noqa: E402
 
-from triemo.serving.assets.make_screenshot import (
+from triemo.serving.assets.make_screenshot import (  # noqa: E402
     find_browser,
     open_browser,
     resize_window,
     take_screenshot,
     wait_until,
 )
-from triemo.serving.page.app import open_page
+from triemo.serving.page.app import open_page  # noqa: E402
 
 PHONE = (390, 844)
 DESKTOP = (1280, 900)
@@ -40,7 +42,8 @@ COUNT_RECORDED = """
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if find_browser() is None:
-        pytest.skip("no Chromium with its chromedriver here (Debian: apt install chromium chromium-driver)")
+        give_up = pytest.fail if REQUIRED else pytest.skip
+        give_up("no Chromium with its chromedriver here (Debian: apt install chromium chromium-driver)")
     with open_browser() as opened:
         yield opened
 
