@@ -154,7 +154,7 @@ def test_set_up_that_is_done_is_not_done_again(repo_root, tmp_path):
 
 
 def test_ci_runs_quality_the_suite_alone_and_the_corpora(repo_root):
-    """The checks; the whole suite in a clone that has nothing beside it; here, where corpora may be, what reads them."""
+    """The checks; the whole suite in a clone that has nothing beside it; here, beside the corpora, what reads them."""
     script = repo_root / ".ci" / "run"
     assert script.stat().st_mode & stat.S_IXUSR
     lines = script.read_text().splitlines()
