@@ -35,6 +35,7 @@ from typer.testing import CliRunner
 from triemo.processing.media_triemo import load_frames
 from triemo.serving.cli import app
 from triemo.serving.endpoint.handler import EndpointHandler
+from triemo.serving.endpoint.server import parse_arguments as parse_endpoint_arguments
 from triemo.serving.reading import load_reader
 from triemo.training import evaluate_model, evaluate_pretraining, finetune, pretrain
 from triemo.training.arguments import parse_arguments, parse_pretrain_arguments
@@ -78,6 +79,7 @@ NOT_RUN = {
     "python -m triemo.serving.repair_torchaudio": "changes the installation; test_setup.py runs it on a copy",
     "hf auth login": "network",
     "source .venv/bin/activate": "changes the shell",
+    "python -m triemo.serving.endpoint.server runs/mine --port 8080": "does not end; serving/endpoint/test_server.py",
     "triemo serve": "does not end; tests/serving/page/test_app.py opens the page",
     "triemo serve --model runs/mine --port 8080": "does not end",
     "triemo export --model runs/mine --output onnx/": "a minute; tests/serving/onnx/test_reader.py exports",
@@ -129,6 +131,7 @@ SCRIPTS = {
     "training/evaluate_pretraining.py": hf_parser(evaluate_pretraining.PretrainingEvaluationArguments),
     "training/recipes/ravdess_folds.py": hf_parser(ravdess_folds.FoldRun),
     "training/recipes/few_labels.py": hf_parser(few_labels.FewLabelsRun),
+    "triemo.serving.endpoint.server": parse_endpoint_arguments,
 }
 ELLIPSIS = ["--table", "my.csv", "--output_dir", "runs/mine"]
 
@@ -139,7 +142,7 @@ def parse_triemo(argv: list[str]) -> None:
 
 
 def parse_script(argv: list[str]) -> None:
-    script, *rest = argv
+    script, *rest = argv[1:] if argv[0] == "-m" else argv
     SCRIPTS[script]([part for word in rest for part in (ELLIPSIS if word == "..." else [word])])
 
 

@@ -6,18 +6,26 @@ A request is JSON:
     {"inputs": {"text": "...", "audio": "<base64>", "video": "data:video/mp4;base64,..."}, "parameters": {"top_k": 3}}
     {"inputs": [{"image": "https://..."}, "a sentence", ...]}
 
+Requests are answered from many threads: media are decoded side by side, the model takes one batch at a time, and who
+finds the house full, or would wait past the deadline, is told when to come again (`BusyError`, HTTP 503).
+
 This file stands alone: of the model's code it uses only what `pipeline` loads from the same folder.
 """
 
 import base64
 import binascii
+import copy
 import io
 import ipaddress
+import math
 import os
+import queue
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from itertools import combinations
@@ -29,18 +37,32 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from transformers import pipeline
 
-__all__ = ["EndpointHandler", "Limits", "check_media", "fetch_url", "present_modalities", "subsets_of"]
+__all__ = [
+    "BusyError",
+    "EndpointHandler",
+    "Limits",
+    "check_media",
+    "fetch_url",
+    "present_modalities",
+    "subsets_of",
+]
 
 TASK = "multimodal-emotion-recognition"
 URL_SECONDS = 60.0  # for all of a download
 CONNECT_SECONDS = 10.0
 MOST_REDIRECTS = 4
+# Of a batch: how many rows, and how many seconds of sound or video times rows, padding included.
 ROWS_AT_ONCE = 16
+SECONDS_AT_ONCE = 120.0
+DECODERS = 4  # at work at once: each may hold a video's frames in memory
 # Key of each modality's mask in the model's input; all zero is how an absent modality looks.
 MASKS = {"text": "attention_mask", "audio": "audio_attention_mask", "vision": "video_attention_mask"}
 _MEDIA = ("audio", "image", "video")
-# 6to4, Teredo, NAT64: public by themselves, yet they may lead to any IPv4 address.
-_TUNNELS = tuple(map(ipaddress.ip_network, ("2002::/16", "2001::/32", "64:ff9b::/96", "64:ff9b:1::/48")))
+# Of 2000::/3, the one part of IPv6 that is given out: what leads elsewhere (6to4, Teredo), and what is for papers.
+_PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
+_SPECIAL_IPV6 = tuple(map(ipaddress.IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
+# Protocols' own, of which libraries call parts global, and the relays of 6to4.
+_SPECIAL_IPV4 = tuple(map(ipaddress.IPv4Network, ("192.0.0.0/24", "192.88.99.0/24")))
 
 
 @dataclass(frozen=True)
@@ -53,16 +75,38 @@ class Limits:
         characters: of a text.
         media_bytes: of all media together, decoded from base64.
         seconds: of a sound or a video.
+        total_seconds: of all sounds and videos together.
         pixels: of a picture or a video's frame.
         frames_per_second: of a video.
+        deadline_seconds: from its arrival to its answer, waiting included.
+        requests: at work or waiting at once, of all clients.
     """
 
     inputs: int = 32
     characters: int = 10_000
     media_bytes: int = 50_000_000
     seconds: float = 120.0
+    total_seconds: float = 240.0
     pixels: int = 36_000_000
     frames_per_second: float = 120.0
+    deadline_seconds: float = 60.0
+    requests: int = 16
+
+
+class BusyError(RuntimeError):
+    """
+    No answer now; the same request may have one later.
+
+    Args:
+        reason: why.
+        retry_after: seconds after which to try again.
+    """
+
+    status_code = 503
+
+    def __init__(self, reason: str, retry_after: int) -> None:
+        super().__init__(f"{reason}; try again in {retry_after} seconds.")
+        self.headers = {"Retry-After": str(retry_after)}
 
 
 class EndpointHandler:
@@ -71,8 +115,8 @@ class EndpointHandler:
 
     Args:
         path: the published checkpoint's folder.
-        limits: by default those of `Limits`, where the environment variables `TRIEMO_MAX_MEGABYTES` and
-            `TRIEMO_MAX_SECONDS` say nothing else.
+        limits: by default those of `Limits`, where the environment variables `TRIEMO_MAX_MEGABYTES`,
+            `TRIEMO_MAX_SECONDS`, `TRIEMO_DEADLINE_SECONDS` and `TRIEMO_MAX_REQUESTS` say nothing else.
 
     URLs are refused unless the environment variable `TRIEMO_ALLOW_URLS` is 1.
     """
@@ -82,7 +126,16 @@ class EndpointHandler:
         self.allow_urls = os.environ.get("TRIEMO_ALLOW_URLS", "") == "1"
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.reader: Any = pipeline(TASK, model=path, trust_remote_code=True, device=device, dtype=torch.float32)
-        self._lock = threading.Lock()  # tokenizers change their own state in a call
+        # Tokenizers change their own state in a call, so whoever decodes has a processor of their own.
+        self._decoders: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(DECODERS):
+            decoder = copy.copy(self.reader)
+            decoder.processor = copy.deepcopy(self.reader.processor)
+            self._decoders.put(decoder)
+        self._model = threading.Lock()  # more than one batch at a time would only share the same cores
+        self._counting = threading.Lock()
+        self._requests = 0
+        self._usual_seconds = 1.0  # of a request, a running mean
 
     def __call__(self, data: Mapping[str, Any]) -> Any:
         """
@@ -99,7 +152,36 @@ class EndpointHandler:
 
         Raises:
             ValueError: bad input, named; the service answers 400 with `{"error": message}`.
+            BusyError: too many requests, or no answer before the deadline.
         """
+        with self.admitted() as deadline:
+            return self.answer(data, deadline)
+
+    @contextmanager
+    def admitted(self) -> Iterator[float]:
+        """
+        A place among the requests that are answered.
+
+        Yields:
+            The deadline of the request, on `time.monotonic`'s clock.
+
+        Raises:
+            BusyError: there is none.
+        """
+        with self._counting:
+            if self._requests >= self.limits.requests:
+                raise BusyError(f"busy with {self._requests} requests", self._retry_after())
+            self._requests += 1
+        begin = time.monotonic()
+        try:
+            yield begin + self.limits.deadline_seconds
+        finally:
+            with self._counting:
+                self._requests -= 1
+                self._usual_seconds += 0.1 * (time.monotonic() - begin - self._usual_seconds)
+
+    def answer(self, data: Mapping[str, Any], deadline: float) -> Any:
+        """As a call, for a request that was `admitted`."""
         if not isinstance(data, Mapping) or "inputs" not in data:
             raise ValueError('the request must be a JSON object with the key "inputs".')
         inputs = data["inputs"]
@@ -111,21 +193,30 @@ class EndpointHandler:
         samples = {}
         for index, given in enumerate(inputs if many else [inputs]):
             where = f"inputs[{index}]" if many else "inputs"
-            samples[where], room = self._sample(given, where, room)
-        with self._lock:
-            answers = self._read(samples, top_k, subsets)
+            samples[where], room = self._sample(given, where, room, deadline)
+        rows = self._prepared(samples, deadline)
+        answers = self._read(rows, top_k, subsets, deadline)
         return answers if many else answers[0]
 
-    def _sample(self, given: Any, where: str, room: int) -> tuple[dict[str, Any], int]:
-        """The pipeline's input, with its media in memory and within the limits, and the bytes that are left."""
+    def _retry_after(self) -> int:
+        """Seconds in which about half of the requests here should be done."""
+        seconds = min(self._usual_seconds * self._requests / 2, self.limits.deadline_seconds)
+        return max(1, math.ceil(seconds))
+
+    def _late(self) -> BusyError:
+        with self._counting:
+            seconds = self._retry_after()
+        return BusyError(f"no answer within {self.limits.deadline_seconds:g} seconds", seconds)
+
+    def _sample(self, given: Any, where: str, room: int, deadline: float) -> tuple[dict[str, Any], int]:
+        """The pipeline's input, with its media in memory, and the bytes that are left."""
         if isinstance(given, str):
             given = {"text": given}
         elif isinstance(given, Image.Image):
             _check_pixels(given.width, given.height, where, self.limits)
             return {"image": given}, room
         elif isinstance(given, (bytes, bytearray)):  # the pipeline sees what it is
-            content = self._content(given, where, room)
-            check_media(content, where, self.limits)
+            content = self._content(given, where, room, deadline)
             return {"bytes": content, "path": where}, room - len(content)
         if not isinstance(given, Mapping):
             raise ValueError(f"{where}: expected a string or an object, got {type(given).__name__}.")
@@ -140,9 +231,8 @@ class EndpointHandler:
             if name == "text":
                 sample[name] = self._text(value, field)
                 continue
-            content = self._content(value, field, room)
+            content = self._content(value, field, room, deadline)
             room -= len(content)
-            check_media(content, field, self.limits)
             sample[name] = {"bytes": content, "path": field}  # the name that errors call it by
         return sample, room
 
@@ -151,9 +241,13 @@ class EndpointHandler:
             raise ValueError(f"{field}: expected a string, got {type(value).__name__}.")
         if len(value) > self.limits.characters:
             raise ValueError(f"{field}: at most {self.limits.characters} characters, got {len(value)}.")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:  # JSON can hold half of a pair
+            raise ValueError(f"{field}: a lone surrogate at character {error.start} is no text.") from error
         return value
 
-    def _content(self, value: Any, field: str, room: int) -> bytes:
+    def _content(self, value: Any, field: str, room: int, deadline: float) -> bytes:
         """The bytes of a medium. A string is never a path: whoever sends one would read the machine's files."""
         if isinstance(value, (bytes, bytearray)):
             _check_size(len(value), field, room)
@@ -163,7 +257,7 @@ class EndpointHandler:
         if value[:8].lower().startswith(("http://", "https://")):
             if not self.allow_urls:
                 raise ValueError(f"{field}: URLs are switched off here (TRIEMO_ALLOW_URLS); send base64.")
-            return fetch_url(value, field, room)
+            return fetch_url(value, field, room, min(URL_SECONDS, deadline - time.monotonic()))
         encoded = value
         if value[:5].lower() == "data:":
             header, _, encoded = value.partition(",")
@@ -177,37 +271,97 @@ class EndpointHandler:
         _check_size(len(content), field, room)
         return content
 
-    def _read(self, samples: Mapping[str, dict[str, Any]], top_k: int | None, subsets: bool) -> list[Any]:
-        prepared = []
-        for where, sample in samples.items():
-            try:
-                prepared.append(self.reader.preprocess(sample))
-            except ValueError as error:
-                named = str(error) if where in str(error) else f"{where}: {error}"
-                raise ValueError(named) from error
+    def _prepared(self, samples: Mapping[str, dict[str, Any]], deadline: float) -> list["_Row"]:
+        """The model's input for each sample, all of them within the limits before the first is decoded."""
+        try:
+            decoder = self._decoders.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty as error:
+            raise self._late() from error
+        try:
+            most = max(self.limits.total_seconds, self.limits.seconds)
+            left = most
+            lengths = []
+            for where, sample in samples.items():
+                media = [sample] if "bytes" in sample else [value for value in sample.values() if _is_file(value)]
+                lengths.append([check_media(one["bytes"], one["path"], self.limits) for one in media])
+                left -= sum(lengths[-1])
+                if left < 0:
+                    raise ValueError(
+                        f"{where}: the sounds and videos of a request may last {most:g} seconds together, and these "
+                        "last longer; send them one by one."
+                    )
+                self._check_time(deadline)
+            rows = []
+            for (where, sample), seconds in zip(samples.items(), lengths, strict=True):
+                try:
+                    rows.append(_Row(decoder.preprocess(sample), max(seconds, default=0.0)))
+                except ValueError as error:
+                    named = str(error) if where in str(error) else f"{where}: {error}"
+                    raise ValueError(named) from error
+                self._check_time(deadline)
+            return rows
+        finally:
+            self._decoders.put(decoder)
+
+    def _check_time(self, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            raise self._late()
+
+    def _read(self, rows: list["_Row"], top_k: int | None, subsets: bool, deadline: float) -> list[Any]:
         if not subsets:
-            return list(self._scores(prepared, top_k))
-        present = [present_modalities(row) for row in prepared]
+            return list(self._scores(rows, top_k, deadline))
+        present = [present_modalities(row.tensors) for row in rows]
         kept = [subsets_of(names) for names in present]
-        rows = [
-            {**row, **{mask: row[mask] * 0 for name, mask in MASKS.items() if mask in row and name not in subset}}
-            for row, chosen in zip(prepared, kept, strict=True)
-            for subset in chosen
-        ]
-        scores = self._scores(rows, top_k)
+        parts = self._scores(
+            [row.only(subset) for row, chosen in zip(rows, kept, strict=True) for subset in chosen], top_k, deadline
+        )
         answers = []
         for names, chosen in zip(present, kept, strict=True):
-            parts = [{"modalities": list(subset), "scores": next(scores)} for subset in chosen]
-            answers.append({"scores": parts[-1]["scores"], "modalities": list(names), "subsets": parts})
+            scores = [{"modalities": list(subset), "scores": next(parts)} for subset in chosen]
+            answers.append({"scores": scores[-1]["scores"], "modalities": list(names), "subsets": scores})
         return answers
 
-    def _scores(self, rows: list[dict[str, torch.Tensor]], top_k: int | None) -> Iterator[list[dict[str, Any]]]:
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            chunk = rows[start : start + ROWS_AT_ONCE]
-            outputs = self.reader.forward(self.reader.processor.pad(chunk))
-            for index in range(len(chunk)):
+    def _scores(self, rows: list["_Row"], top_k: int | None, deadline: float) -> Iterator[list[dict[str, Any]]]:
+        for batch in _batches(rows):
+            if not self._model.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                raise self._late()
+            try:
+                outputs = self.reader.forward(self.reader.processor.pad([row.tensors for row in batch]))
+            finally:
+                self._model.release()
+            for index in range(len(batch)):
                 row = {name: values[index : index + 1] for name, values in outputs.items()}
                 yield self.reader.postprocess(row, top_k=top_k)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The model's input for one sample, and the seconds of its longest medium."""
+
+    tensors: dict[str, Any]
+    seconds: float
+
+    def only(self, subset: tuple[str, ...]) -> "_Row":
+        """The same sample with no other modalities than these."""
+        absent = {mask for name, mask in MASKS.items() if name not in subset}
+        masks = {mask: self.tensors[mask] * 0 for mask in absent & set(self.tensors)}
+        return _Row({**self.tensors, **masks}, self.seconds)
+
+
+def _batches(rows: list[_Row]) -> Iterator[list[_Row]]:
+    """In order, and no batch larger than the model is to be held for, but for a single row."""
+    batch: list[_Row] = []
+    for row in rows:
+        longest = max(other.seconds for other in [*batch, row])
+        if batch and (len(batch) == ROWS_AT_ONCE or (len(batch) + 1) * longest > SECONDS_AT_ONCE):
+            yield batch
+            batch = []
+        batch.append(row)
+    yield batch
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, Mapping) and "bytes" in value
 
 
 def present_modalities(tensors: Mapping[str, Any]) -> tuple[str, ...]:
@@ -220,7 +374,7 @@ def subsets_of(modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [subset for size in range(1, len(modalities) + 1) for subset in combinations(modalities, size)]
 
 
-def check_media(content: bytes, name: str, limits: Limits) -> None:
+def check_media(content: bytes, name: str, limits: Limits) -> float:
     """
     Refuse what would take too much time or memory to decode. Headers are not believed: sound is decoded and counted,
     time stamps are read from the packets.
@@ -228,6 +382,9 @@ def check_media(content: bytes, name: str, limits: Limits) -> None:
     Args:
         content: a picture, a sound or a video.
         name: what the error calls it.
+
+    Returns:
+        How many seconds it lasts; 0 for a picture and for what cannot be read.
 
     Raises:
         ValueError: longer, larger or faster than the limits. What cannot be read at all is left to the pipeline.
@@ -245,12 +402,13 @@ def check_media(content: bytes, name: str, limits: Limits) -> None:
         lenient = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
         file = av.open(io.BytesIO(content), options={"protocol_whitelist": "none"}, **lenient)
     except (av.FFmpegError, OSError, ValueError, IndexError):
-        return
+        return 0.0
     with file:
-        _check_streams(file, name, limits)
+        return _check_streams(file, name, limits)
 
 
-def _check_streams(file: Any, name: str, limits: Limits) -> None:
+def _check_streams(file: Any, name: str, limits: Limits) -> float:
+    longest = 0.0
     begin = (file.start_time or 0) / 1e6
     streams = [stream for stream in file.streams if stream.type in ("audio", "video") and stream.codec_context]
     heard = dict.fromkeys((stream.index for stream in streams), 0.0)
@@ -263,9 +421,9 @@ def _check_streams(file: Any, name: str, limits: Limits) -> None:
         try:
             packet = next(packets, None)
         except (av.FFmpegError, OSError):
-            return  # where the file breaks off, the pipeline stops too
+            return longest  # where the file breaks off, the pipeline stops too
         if packet is None:
-            return
+            return longest
         stream = packet.stream
         end = 0.0 if packet.pts is None else float((packet.pts + (packet.duration or 0)) * packet.time_base) - begin
         if stream.type == "audio":
@@ -275,13 +433,14 @@ def _check_streams(file: Any, name: str, limits: Limits) -> None:
                 continue  # damaged packets are skipped by the pipeline too
         else:
             frames[stream.index] += packet.size > 0
-        if max(end, heard[stream.index]) > limits.seconds:
+        longest = max(longest, end, heard[stream.index])
+        if longest > limits.seconds:
             raise ValueError(f"{name}: at most {limits.seconds:g} seconds, and this lasts longer.")
         if frames[stream.index] > limits.seconds * limits.frames_per_second:
             raise ValueError(f"{name}: at most {limits.frames_per_second:g} frames per second, and this has more.")
 
 
-def fetch_url(url: str, name: str, most_bytes: int) -> bytes:
+def fetch_url(url: str, name: str, most_bytes: int, seconds: float = URL_SECONDS) -> bytes:
     """
     Download from a public address. Each host, also of a redirect, is resolved once, refused if any of its addresses is
     not public, and connected to at the very address that was checked. Proxies of the environment are not used.
@@ -290,16 +449,18 @@ def fetch_url(url: str, name: str, most_bytes: int) -> bytes:
         url: http or https.
         name: what the error calls it.
         most_bytes: a longer answer is refused, whatever its header says.
+        seconds: for all of it, redirects included, however slowly it drips.
 
     Raises:
         ValueError: not a public address, unreachable, too slow, too large, or an answer other than 200.
     """
+    deadline = time.monotonic() + seconds
     for _ in range(MOST_REDIRECTS + 1):
         parts = _checked_parts(url, name)
         timer = None
         try:
             connection = _connect(parts, name)
-            timer = threading.Timer(URL_SECONDS, _hang_up, [connection.sock])  # however slowly it drips
+            timer = threading.Timer(max(0.0, deadline - time.monotonic()), _hang_up, [connection.sock])
             timer.start()
             with connection.sock:
                 target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -310,12 +471,16 @@ def fetch_url(url: str, name: str, most_bytes: int) -> bytes:
                     continue
                 if response.status != 200:
                     raise ValueError(f"{name}: the URL answered with status {response.status}.")
-                return _read_at_most(response, name, most_bytes)
+                content = _read_at_most(response, name, most_bytes)
         except (OSError, HTTPException, UnicodeError) as error:
             raise ValueError(f"{name}: the URL cannot be read ({type(error).__name__}).") from error
         finally:
             if timer is not None:
                 timer.cancel()
+        # Without a stated length, an answer that the timer cut off ends like a whole one.
+        if time.monotonic() >= deadline:
+            raise ValueError(f"{name}: the URL's answer took more than {seconds:g} seconds.")
+        return content
     raise ValueError(f"{name}: more than {MOST_REDIRECTS} redirects.")
 
 
@@ -344,10 +509,13 @@ def _connect(parts: SplitResult, name: str) -> HTTPConnection:
 
 
 def _is_public(address: str) -> bool:
-    ip: Any = ipaddress.ip_address(address)
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    tunnelled = ip.version == 6 and any(ip in network for network in _TUNNELS)
-    return ip.is_global and not ip.is_multicast and not tunnelled
+    """Of IPv6 only what is given out counts: what carries an IPv4 address inside may lead to any."""
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is None:
+            return ip in _PUBLIC_IPV6 and ip.is_global and not any(ip in network for network in _SPECIAL_IPV6)
+        ip = ip.ipv4_mapped
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _SPECIAL_IPV4)
 
 
 def _hang_up(connected: socket.socket) -> None:
@@ -364,7 +532,7 @@ def _read_at_most(response: HTTPResponse, name: str, most_bytes: int) -> bytes:
         content += chunk
         _check_size(len(content), name, most_bytes)
     if response.length:  # of what was announced, this much never came
-        raise ValueError(f"{name}: the URL's answer broke off or took more than {URL_SECONDS:g} seconds.")
+        raise ValueError(f"{name}: the URL's answer broke off or took too long.")
     return bytes(content)
 
 
@@ -398,6 +566,8 @@ def _limits_from_environment() -> Limits:
     for variable, field, factor in (
         ("TRIEMO_MAX_MEGABYTES", "media_bytes", 1_000_000),
         ("TRIEMO_MAX_SECONDS", "seconds", 1),
+        ("TRIEMO_DEADLINE_SECONDS", "deadline_seconds", 1),
+        ("TRIEMO_MAX_REQUESTS", "requests", 1),
     ):
         text = os.environ.get(variable)
         if text:
@@ -405,7 +575,8 @@ def _limits_from_environment() -> Limits:
                 value = float(text)
             except ValueError as error:
                 raise ValueError(f"{variable}: expected a number, got {text!r}.") from error
-            if not 0 < value < float("inf"):
+            kind = type(getattr(Limits, field))
+            if not math.isfinite(value) or kind(value * factor) <= 0:
                 raise ValueError(f"{variable}: expected a number above 0, got {text!r}.")
-            found[field] = type(getattr(Limits, field))(value * factor)
+            found[field] = kind(value * factor)
     return Limits(**found)

@@ -1,4 +1,4 @@
-"""A published checkpoint's handler, loaded and served as the Hub's inference service does it."""
+"""A published checkpoint's handler, loaded as the Hub's inference service does it, and servers on loopback."""
 
 import importlib.util
 import json
@@ -7,12 +7,13 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from triemo.serving.endpoint.server import EndpointServer
 from triemo.training.publish.folder import assemble_hub_folder
 
 HANDLER = Path(__file__).resolve().parent.parent.parent / "serving" / "endpoint" / "handler.py"
@@ -39,47 +40,28 @@ def load_handler(folder: Path, name: str = "handler.EndpointHandler") -> Any:
 
 
 @contextmanager
-def serve(answer: Callable[[dict], Any]) -> Iterator[str]:
-    """The service's convention over HTTP: POST JSON; 200 with the answer, 400 with {"error"} if it raises."""
-
-    class Service(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            status, body = 200, None
-            try:
-                body = answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            except Exception as error:
-                status, body = 400, {"error": str(error)}
-            content = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    with running(Service) as url:
+def serve(handler: Any) -> Iterator[str]:
+    """The URL of a handler's server while the context lasts."""
+    with EndpointServer(handler) as server, running(server) as url:
         yield url
 
 
 @contextmanager
-def running(service: type[BaseHTTPRequestHandler], host: str = "127.0.0.1") -> Iterator[str]:
-    server = ThreadingHTTPServer((host, 0), service)
+def running(server: ThreadingHTTPServer) -> Iterator[str]:
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield f"http://{host}:{server.server_address[1]}"
+        yield f"http://{server.server_address[0]}:{server.server_address[1]}"
     finally:
         server.shutdown()
         thread.join()
-        server.server_close()
 
 
 def post(url: str, request: Any) -> tuple[int, Any]:
-    """Status and JSON of an answer."""
-    sent = urllib.request.Request(url, json.dumps(request).encode(), {"Content-Type": "application/json"})
+    """Status and JSON of an answer; bytes are sent as they are."""
+    body = request if isinstance(request, bytes) else json.dumps(request).encode()
+    sent = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(sent, timeout=60) as response:
             return response.status, json.load(response)

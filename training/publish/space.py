@@ -13,7 +13,7 @@ __all__ = ["assemble_space"]
 
 def assemble_space(output: Path, space: str, repo: str, project: Path = PROJECT) -> Path:
     """
-    Write the Space's files: those of `serving/space`, `app.py`, the part of `triemo` that it imports, requirements.
+    Write the Space's files: those of `serving/page/space`, `app.py`, the part of `triemo` that it imports, requirements.
 
     Args:
         output: folder to write; it must not exist or be empty.
@@ -26,7 +26,7 @@ def assemble_space(output: Path, space: str, repo: str, project: Path = PROJECT)
     """
     serving, output = project / "serving", Path(output)
     if not (serving / "page" / "space" / "README.md").is_file():
-        raise ValueError(f"space: {space} cannot be made, this install has no files at {serving / 'space'}.")
+        raise ValueError(f"space: {space} cannot be made, this install has no files at {serving / 'page' / 'space'}.")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"output must be a new or empty folder, got {output}, which is not.")
     hidden = shutil.ignore_patterns("__pycache__")

@@ -133,6 +133,7 @@ def test_subsets(handler, files):
         ({"inputs": {"text": 5}}, "inputs.text: expected a string, got int"),
         ({"inputs": ""}, "inputs: .*nothing to process"),
         ({"inputs": "a" * 10_001}, "inputs.text: at most 10000 characters, got 10001"),
+        ({"inputs": "oh \ud83d"}, "inputs.text: a lone surrogate at character 3"),
         ({"inputs": {"audio": 5}}, "inputs.audio: expected base64, a data URI or a URL, got int"),
         ({"inputs": {"audio": ""}}, "inputs.audio: it is empty|inputs.audio.*empty"),
         ({"inputs": {"audio": "no base64!"}}, "inputs.audio: neither base64 nor"),
