@@ -16,6 +16,8 @@ OURS = ("modeling", "processing", "training", "serving")
 FILES = [file for folder in OURS for file in sorted((ROOT / folder).rglob("*.py"))]
 TRAVELLING = [file for file in FILES if file.relative_to(ROOT).parts[0] in ("modeling", "processing")]
 
+INIT = ROOT / "training" / "__init__.py"  # imports nothing, and stands in no room
+
 # What a file that travels to the Hub may import outright: the loader refuses the file where one of these is missing.
 ALWAYS_THERE = {"torch", "transformers", "numpy", "safetensors", "huggingface_hub"}
 # Audio and pictures cannot be had without these, and their error message from the loader is the right one.
@@ -27,6 +29,28 @@ MAY_IMPORT = {
     "training": {"modeling", "processing"},
     "serving": {"modeling", "processing", "training"},
 }
+# The rooms of training in their order: each may import itself and what stands before it. A dot names a file of a room.
+ORDER = (
+    ("common",),
+    ("corpora.labels",),
+    ("data",),
+    ("corpora",),
+    ("metrics",),
+    (
+        "arguments",
+        "sources",
+        "start",
+        "run_folder",
+        "trainer",
+        "pretraining_data",
+        "pretraining_trainer",
+        "evaluation",
+    ),
+    # Rooms that stand side by side: none of these imports another one.
+    ("finetune", "pretrain", "evaluate_model", "evaluate_pretraining", "export", "publish"),
+    ("recipes",),
+)
+SIDE_BY_SIDE = 6
 
 # An offence: the line it stands on, if it stands on one, and what is wrong.
 Offence = tuple[int | None, str]
@@ -74,6 +98,17 @@ def test_an_offence_is_found_and_named(tmp_path):
     assert [line for line, _ in only_siblings(wrong)] == [2, None]
     assert sorted(line for line, _ in unsafe_or_silent(wrong)) == [4, 5, 6, 7, 10]
     assert [what for _, what in offers(wrong)] == ["no `__all__`"]
+    wrong.write_text(
+        "from triemo.training.data.tables import x\nfrom triemo.training import finetune\nfrom .labels import y\n"
+        "from triemo.training.common import z\nimport triemo.training.corpora.labels\n"
+    )
+    tree_of.cache_clear()
+    assert [line for line, _ in order_in_training(wrong, "common")] == [1, 2, 3, 5]
+    assert [line for line, _ in order_in_training(wrong, "corpora.labels")] == [1, 2, 3]
+    assert [line for line, _ in order_in_training(wrong, "data.shards")] == [2, 3]
+    assert [line for line, _ in order_in_training(wrong, "publish.push")] == [2, 3]
+    assert [line for line, _ in order_in_training(wrong, "recipes.joint")] == [3]
+    assert [line for line, _ in order_in_training(wrong, "elsewhere")] == [None]
 
 
 def only_siblings(file: Path) -> Iterator[Offence]:
@@ -129,6 +164,41 @@ def layers_downwards(file: Path, layer: str | None = None) -> Iterator[Offence]:
 
 def test_layers_import_downwards_by_the_installed_name():
     check(layers_downwards)
+
+
+def place_of(module: str) -> tuple[int, str] | None:
+    """Where a module of training, such as "data.tables", stands: the step in `ORDER` and the room there."""
+    parts = module.split(".")
+    for name in (".".join(parts[:2]), parts[0]):
+        for step, rooms in enumerate(ORDER):
+            if name in rooms:
+                return step, name
+    return None
+
+
+def order_in_training(file: Path, module: str | None = None) -> Iterator[Offence]:
+    module = module or ".".join(file.relative_to(ROOT / "training").with_suffix("").parts)
+    place = place_of(module)
+    if place is None:
+        yield None, "stands nowhere in the order of training; give it a place in ORDER"
+        return
+    step, room = place
+    for node in imports_of(file):
+        names = modules_of(node)
+        if isinstance(node, ast.ImportFrom) and node.level:
+            yield node.lineno, "import by the installed name, triemo.training"
+        elif names == ["triemo.training"] and isinstance(node, ast.ImportFrom):
+            names = [f"triemo.training.{alias.name}" for alias in node.names]
+        for name in names:
+            if not name.startswith("triemo.training."):
+                continue
+            other = place_of(name.removeprefix("triemo.training."))
+            if other is None or other[0] > step or (other[0] == step == SIDE_BY_SIDE and other[1] != room):
+                yield node.lineno, f"{room} may not import {name}, which does not stand before it"
+
+
+def test_rooms_of_training_import_what_stands_before_them():
+    check(order_in_training, [f for f in FILES if f.is_relative_to(ROOT / "training") and f != INIT])
 
 
 def installed_names(distribution: str, seen: set[str]) -> set[str]:
