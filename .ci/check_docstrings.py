@@ -105,7 +105,7 @@ def class_defaults(node: ast.ClassDef) -> dict[str, object]:
 
 
 def unwrap(default: object) -> object:
-    """The value inside a dataclass `field(...)` or typer's `Option(...)` and `Argument(...)`."""
+    """The value inside a dataclass `field(...)`, a validated one or typer's `Option(...)` and `Argument(...)`."""
     if not isinstance(default, ast.Call):
         return default
     called = ast.unparse(default.func).split(".")[-1]
@@ -113,9 +113,10 @@ def unwrap(default: object) -> object:
     if called in ("Option", "Argument"):
         value = default.args[0] if default.args else keywords.get("default", MISSING)
         return MISSING if isinstance(value, ast.Constant) and value.value is ... else value
+    # Also `probability(default=0.1)` and `interval(min=0)(default=8)`, fields that check what is put into them.
+    if "default" in keywords:
+        return keywords["default"]
     if called == "field":
-        if "default" in keywords:
-            return keywords["default"]
         factory = keywords.get("default_factory")
         if isinstance(factory, ast.Lambda):
             return factory.body

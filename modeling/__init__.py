@@ -11,7 +11,7 @@ from transformers import (
 )
 
 from .audio_tower_triemo import TriemoAudioModel
-from .configuration_triemo import MODALITIES, TriemoAudioConfig, TriemoConfig
+from .configuration_triemo import MODALITIES, SUBSETS, TriemoAudioConfig, TriemoConfig
 from .fusion_triemo import TriemoFusion
 from .modeling_triemo import (
     TriemoClassifierOutput,
@@ -37,6 +37,7 @@ for auto_class in (
 
 __all__ = [
     "MODALITIES",
+    "SUBSETS",
     "TriemoAudioConfig",
     "TriemoAudioModel",
     "TriemoClassifierOutput",

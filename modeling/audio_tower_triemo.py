@@ -11,13 +11,18 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, WhisperConfig, WhisperModel
 from transformers import initialization as init
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_triemo import TriemoAudioConfig
-from .layers_triemo import TriemoEncoderLayer, masked_mean, run_layers, sinusoidal_positions
+from .layers_triemo import (
+    RECORDED_OUTPUTS,
+    TriemoEncoderLayer,
+    attention_mask_for,
+    masked_mean,
+    sinusoidal_positions,
+)
 
 # A step counts as voiced when its mean log-mel lies above this share of the clip's range.
 VOICED_SHARE = 0.4
@@ -82,6 +87,7 @@ class TriemoAudioModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_attention_backend = True
+    _can_record_outputs = RECORDED_OUTPUTS
 
     def __init__(self, config: TriemoAudioConfig):
         super().__init__(config)
@@ -146,13 +152,12 @@ class TriemoAudioModel(PreTrainedModel):
         """Mask (B, F) of frames -> mask (B, T) of steps: a step stands for its first frame."""
         return attention_mask[:, ::2]
 
-    @can_return_tuple
+    # The states that the layers' average is taken of are those before the last normalisation.
+    @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
         """
@@ -163,9 +168,7 @@ class TriemoAudioModel(PreTrainedModel):
         Returns:
             `last_hidden_state` of shape (B, T, D); states of padded steps are arbitrary.
         """
-        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
+        output_attentions = bool(kwargs.get("output_attentions", self.config.output_attentions))
         states = input_features.to(self.conv1.weight.dtype)
         if attention_mask is None:
             attention_mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
@@ -176,24 +179,21 @@ class TriemoAudioModel(PreTrainedModel):
         positions = torch.arange(states.shape[1], device=states.device)
         states = states + sinusoidal_positions(positions, self.config.hidden_size).to(states.dtype)
         states = self.dropout(states)
-        mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=states, attention_mask=self.output_mask(attention_mask)
-        )
-        all_states, attentions = run_layers(self.layers, states, mask, bool(output_attentions))
+        mask = attention_mask_for(self.config, states, self.output_mask(attention_mask), output_attentions)
+        reads_all = self.config.use_weighted_layer_sum or self.statistics is not None
+        all_states: tuple[torch.Tensor, ...] = ()
+        for layer in self.layers:
+            states = layer(states, mask, output_attentions=output_attentions)
+            if reads_all:
+                all_states += (states,)
         if self.config.use_weighted_layer_sum:
             weights = self.layer_weights.softmax(0).to(states.dtype)
-            states = torch.einsum("n,nbtd->btd", weights, torch.stack(all_states[1:]))
-        else:
-            states = all_states[-1]
+            states = torch.einsum("n,nbtd->btd", weights, torch.stack(all_states))
         states = self.layer_norm(states)
         if self.statistics is not None:
             voiced = voiced_steps(input_features, attention_mask)
-            states = states + self.statistics(tuple(all_states[1:]), voiced).unsqueeze(1)
-        return BaseModelOutput(
-            last_hidden_state=states,
-            hidden_states=tuple(all_states) if output_hidden_states else None,
-            attentions=attentions,
-        )
+            states = states + self.statistics(all_states, voiced).unsqueeze(1)
+        return BaseModelOutput(last_hidden_state=states)
 
 
 __all__ = ["TriemoAudioModel", "TriemoVoiceStatistics", "statistics_pooling", "voiced_steps"]

@@ -2,15 +2,26 @@
 
 # No postponed annotations here: `@strict` checks the types of fields only where they are real types.
 import dataclasses
+from itertools import combinations
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging
+from transformers.utils.type_validators import interval, probability
 
 logger = logging.get_logger(__name__)
 
 MODALITIES = ("text", "audio", "vision")
+# The seven ways in which a sample can have some of them, the smallest first.
+SUBSETS = tuple(subset for size in (1, 2, 3) for subset in combinations(MODALITIES, size))
+
+# What gives each modality to a model; at most one of them.
+_SOURCES = {
+    "text": ("text_config", "text_vocab_size", "text_feature_size"),
+    "audio": ("audio_config", "audio_feature_size"),
+    "vision": ("vision_config", "vision_feature_size"),
+}
 
 # Keywords that are no field of any config but that every Hugging Face config takes.
 _COMMON_FIELDS = {
@@ -24,6 +35,15 @@ _COMMON_FIELDS = {
     "output_attentions",
     "quantization_config",
     "torch_dtype",
+}
+# Settings of one run that checkpoints held once. The trainers pass them to the losses; in an old config.json they say
+# nothing any more.
+_RETIRED_FIELDS = {
+    "class_weights",
+    "contrastive_local_loss",
+    "contrastive_soft_labels",
+    "frame_mask_probability",
+    "label_smoothing",
 }
 
 
@@ -69,10 +89,10 @@ class TriemoAudioConfig(PreTrainedConfig):
     num_attention_heads: int = 6
     intermediate_size: int = 1536
     hidden_act: str = "gelu"
-    hidden_dropout: float | int = 0.0
-    attention_dropout: float | int = 0.0
+    hidden_dropout: float | int = probability(default=0.0)
+    attention_dropout: float | int = probability(default=0.0)
     use_weighted_layer_sum: bool = False
-    statistics_size: int = 0
+    statistics_size: int = interval(min=0)(default=0)
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
 
@@ -97,8 +117,6 @@ class TriemoAudioConfig(PreTrainedConfig):
     def validate_architecture(self) -> None:
         """Run by `@strict` after construction."""
         _check_heads("audio_config", self.hidden_size, self.num_attention_heads)
-        if self.statistics_size < 0:
-            raise ValueError(f"audio_config.statistics_size must be 0 or more, got {self.statistics_size}.")
 
 
 @strict
@@ -171,25 +189,14 @@ class TriemoConfig(PreTrainedConfig):
             Weight of the contrastive loss in pretraining; 0 leaves it out.
         frame_weight (`float`, *optional*, defaults to 0.0):
             Weight of predicting masked sound and face steps in pretraining; 0 leaves it out.
-        frame_mask_probability (`float`, *optional*, defaults to 0.15):
-            Share of sound and face steps that this prediction hides, one a clip at least.
         logit_scale_init_value (`float`, *optional*, defaults to 2.6592):
             Logarithm of the factor of similarities (1 / temperature) at the start; 2.6592 is a temperature of 0.07.
         logit_scale_max (`float`, *optional*, defaults to 4.6052):
             Its upper bound; 4.6052 is the logarithm of 100.
-        contrastive_local_loss (`bool`, *optional*, defaults to `False`):
-            In distributed training each process computes the terms of its own samples only, against the candidates of
-            all: the same gradient with less memory.
-        contrastive_soft_labels (`bool`, *optional*, defaults to `False`):
-            Samples of the same class, where `labels` are given, are not negatives of one another.
         mlm_uses_joint_states (`bool`, *optional*, defaults to `True`):
             Masked tokens are predicted with voice and face in sight; `False` hides these, to measure what they add.
         tie_word_embeddings (`bool`, *optional*, defaults to `True`):
             The last layer of masked language modelling is the token embedding.
-        class_weights (`list[float]`, *optional*):
-            Weight of each class in the loss.
-        label_smoothing (`float`, *optional*, defaults to 0.0):
-            Label smoothing of the cross-entropy.
         regression_loss (`str`, *optional*, defaults to `"mse"`):
             `"mse"` or `"ccc"` (1 - concordance correlation coefficient).
         calibration_temperature (`float` or `dict`, *optional*, defaults to 1.0):
@@ -222,41 +229,38 @@ class TriemoConfig(PreTrainedConfig):
     num_attention_heads: int = 4
     intermediate_size: int = 1024
     hidden_act: str = "gelu"
-    hidden_dropout: float | int = 0.1
-    attention_dropout: float | int = 0.0
-    classifier_dropout: float | int = 0.1
+    hidden_dropout: float | int = probability(default=0.1)
+    attention_dropout: float | int = probability(default=0.0)
+    classifier_dropout: float | int = probability(default=0.1)
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
     projection_dim: int = 256
 
     text_position_type: Literal["learned", "sinusoidal"] = "learned"
-    max_text_positions: int = 512
-    sampling_rate: int = 16000
-    audio_frame_rate: float | int = 100.0
+    max_text_positions: int = interval(min=1)(default=512)
+    sampling_rate: int = interval(min=1)(default=16000)
+    audio_frame_rate: float | int = interval(min=0, exclude_min=True)(default=100.0)
     audio_step_rate: float | int | None = 10.0
-    video_frame_rate: float | int = 4.0
-    num_frames: int = 16
+    video_frame_rate: float | int = interval(min=0, exclude_min=True)(default=4.0)
+    num_frames: int = interval(min=1)(default=16)
     step_aligned: bool = False
 
-    modality_dropout: float | int = 0.0
-    mlm_weight: float | int = 1.0
-    contrastive_weight: float | int = 1.0
-    frame_weight: float | int = 0.0
-    frame_mask_probability: float | int = 0.15
+    modality_dropout: float | int = interval(min=0, max=1, exclude_max=True)(default=0.0)
+    mlm_weight: float | int = interval(min=0)(default=1.0)
+    contrastive_weight: float | int = interval(min=0)(default=1.0)
+    frame_weight: float | int = interval(min=0)(default=0.0)
     logit_scale_init_value: float | int = 2.6592
     logit_scale_max: float | int = 4.6052
-    contrastive_local_loss: bool = False
-    contrastive_soft_labels: bool = False
     mlm_uses_joint_states: bool = True
     tie_word_embeddings: bool = True
-    class_weights: list | None = None
-    label_smoothing: float | int = 0.0
     regression_loss: Literal["mse", "ccc"] = "mse"
     calibration_temperature: float | int | dict = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         # A misspelt option would be stored and never read. A config.json names the version that saved it, and that
         # may be a newer one with fields of its own, so there an unknown field is only reported.
+        if self.transformers_version is not None:
+            kwargs = {name: value for name, value in kwargs.items() if name not in _RETIRED_FIELDS}
         unknown = sorted(name for name in kwargs if name not in _COMMON_FIELDS and not name.startswith("_"))
         if unknown and self.transformers_version is None:
             raise ValueError(f"TriemoConfig got unknown fields {unknown}; accepted: {sorted(self._own_fields())}.")
@@ -273,12 +277,12 @@ class TriemoConfig(PreTrainedConfig):
     @property
     def modalities(self) -> tuple[str, ...]:
         """The modalities this model has, in the order text, audio, vision."""
-        sources = {
-            "text": (self.text_config, self.text_vocab_size, self.text_feature_size),
-            "audio": (self.audio_config, self.audio_feature_size),
-            "vision": (self.vision_config, self.vision_feature_size),
-        }
-        return tuple(name for name in MODALITIES if any(source is not None for source in sources[name]))
+        return tuple(m for m in MODALITIES if any(getattr(self, name) is not None for name in _SOURCES[m]))
+
+    @property
+    def takes_waveform(self) -> bool:
+        """Whether the audio tower reads `input_values` (samples) rather than `input_features` (frames)."""
+        return getattr(self.audio_config, "conv_stride", None) is not None
 
     def temperature_of(self, modality_mask: Any) -> float:
         """The calibration temperature of a sample; `modality_mask` says whether it has text, audio and vision."""
@@ -305,38 +309,17 @@ class TriemoConfig(PreTrainedConfig):
         _check_heads("config", self.hidden_size, self.num_attention_heads)
         if self.hidden_size % 2:
             raise ValueError(f"hidden_size must be even for sinusoidal positions, got {self.hidden_size}.")
-        for modality, sources in {
-            "text": ("text_config", "text_vocab_size", "text_feature_size"),
-            "audio": ("audio_config", "audio_feature_size"),
-            "vision": ("vision_config", "vision_feature_size"),
-        }.items():
+        for modality, sources in _SOURCES.items():
             given = [name for name in sources if getattr(self, name) is not None]
             if len(given) > 1:
                 raise ValueError(f"{modality} takes one of {', '.join(sources)}, got {' and '.join(given)}.")
         self._check_temperatures()
-        for name in ("sampling_rate", "audio_frame_rate", "video_frame_rate", "num_frames"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
         if self.audio_step_rate is not None and self.audio_step_rate <= 0:
             raise ValueError(f"audio_step_rate must be above 0 or None, got {self.audio_step_rate}.")
-        if not 0 <= self.modality_dropout < 1:
-            raise ValueError(f"modality_dropout must be in [0, 1), got {self.modality_dropout}.")
-        for name in ("mlm_weight", "contrastive_weight", "frame_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or above, got {getattr(self, name)}.")
-        if not 0 <= self.frame_mask_probability <= 1:
-            raise ValueError(f"frame_mask_probability must be in [0, 1], got {self.frame_mask_probability}.")
         if self.logit_scale_init_value > self.logit_scale_max:
             raise ValueError(
                 f"logit_scale_init_value must be at most logit_scale_max ({self.logit_scale_max}), "
                 f"got {self.logit_scale_init_value}."
-            )
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}.")
-        if self.class_weights is not None and len(self.class_weights) != self.num_labels:
-            raise ValueError(
-                f"class_weights must have one weight for each of the {self.num_labels} labels, "
-                f"got {len(self.class_weights)}."
             )
 
 
@@ -360,4 +343,4 @@ def _check_heads(name: str, hidden_size: int, heads: int) -> None:
         raise ValueError(f"{name}: hidden_size {hidden_size} is not a multiple of num_attention_heads {heads}.")
 
 
-__all__ = ["MODALITIES", "TriemoAudioConfig", "TriemoConfig", "resolve_sub_config"]
+__all__ = ["MODALITIES", "SUBSETS", "TriemoAudioConfig", "TriemoConfig", "resolve_sub_config"]

@@ -1,17 +1,20 @@
-"""The door of the model: which tensors belong to which modality, and what is wrong with them.
+"""The door of the model: which tensors it takes, which modality they belong to, and what is wrong with them.
 
 Shape legend: B batch, L steps of an input as it comes in (tokens, frames, samples).
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import wraps
+from typing import Any, TypedDict
 
 import torch
+from transformers.utils import TransformersKwargs
 
 from .configuration_triemo import MODALITIES, TriemoConfig
-from .towers_triemo import takes_waveform
 
 MASKS = {"text": "attention_mask", "audio": "audio_attention_mask", "vision": "video_attention_mask"}
 TIMES = {"audio": "audio_times", "vision": "video_times"}
@@ -24,6 +27,75 @@ VALUES = {
     "pixel_values": ("vision", 5, "(batch, frames, channels, height, width)"),
     "vision_features": ("vision", 3, "(batch, frames, vision_feature_size)"),
 }
+# Arguments that pipelines and trainers of the library hand to any model, besides `TransformersKwargs`.
+_PASSED_BY_LIBRARY = {"return_dict", "use_cache"}
+
+
+class TriemoInputs(TypedDict, total=False):
+    """
+    The tensors of a forward pass. Every one is optional; a sample needs at least one modality. Masks are 1 where valid
+    and default to ones.
+
+    Args:
+        input_ids: token ids, (B, text steps) int64, with `attention_mask` of the same shape.
+        token_type_ids: passed on to the text tower.
+        text_features: precomputed text vectors, (B, text steps, text_feature_size), with `attention_mask`.
+        input_features: log-mel or MFCC frames, or precomputed audio vectors, (B, audio frames, bins), with
+            `audio_attention_mask` (B, audio frames).
+        input_values: waveform, (B, samples), with `audio_attention_mask` (B, samples), for towers that take it.
+        pixel_values: frames, (B, frames, channels, height, width), with `video_attention_mask` (B, frames).
+        vision_features: precomputed vision vectors, (B, frames, vision_feature_size), with `video_attention_mask`.
+        audio_times, video_times: when each input step happens, (B, steps) float seconds; default: index / rate.
+    """
+
+    input_ids: torch.Tensor | None
+    attention_mask: torch.Tensor | None
+    token_type_ids: torch.Tensor | None
+    text_features: torch.Tensor | None
+    input_features: torch.Tensor | None
+    input_values: torch.Tensor | None
+    audio_attention_mask: torch.Tensor | None
+    pixel_values: torch.Tensor | None
+    vision_features: torch.Tensor | None
+    video_attention_mask: torch.Tensor | None
+    audio_times: torch.Tensor | None
+    video_times: torch.Tensor | None
+
+
+def takes_inputs(forward: Callable) -> Callable:
+    """
+    For a forward pass `(self, ..., **inputs: Unpack[TriemoInputs])`: its signature names those tensors, first and in
+    their order, so that they can be passed by place, and so that `Trainer`, PEFT and `torch.export`, which read there
+    what a model takes, find them.
+
+    Raises (the forward pass):
+        TypeError: for an argument that neither it nor the library knows. A misspelt mask would be one of ones.
+    """
+    signature = inspect.signature(forward)
+    itself, *own = signature.parameters.values()
+    tensors = [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)
+        for name, annotation in TriemoInputs.__annotations__.items()
+    ]
+    names = [parameter.name for parameter in (*tensors, *own) if parameter.kind is not parameter.VAR_KEYWORD]
+    accepted = {*names, *TransformersKwargs.__annotations__, *_PASSED_BY_LIBRARY}
+
+    @wraps(forward)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(args) > len(names):
+            raise TypeError(f"forward takes at most {len(names)} arguments by place, got {len(args)}.")
+        given = dict(zip(names, args, strict=False))
+        for name, value in kwargs.items():
+            if name in given:
+                raise TypeError(f"forward got {name} twice, by place and by name.")
+            # None says nothing: PEFT passes `inputs_embeds=None` to every model.
+            if name not in accepted and value is not None:
+                raise TypeError(f"forward got an unexpected argument {name!r}; it takes {', '.join(names)}.")
+        given.update(kwargs)
+        return forward(self, **given)
+
+    checked.__signature__ = signature.replace(parameters=[itself, *tensors, *own])  # type: ignore[attr-defined]
+    return checked
 
 
 @dataclass
@@ -36,7 +108,7 @@ class ModalityInputs:
     token_type_ids: torch.Tensor | None = None
 
     @classmethod
-    def collect(cls, config: TriemoConfig, tensors: dict[str, torch.Tensor | None]) -> ModalityInputs:
+    def collect(cls, config: TriemoConfig, tensors: Mapping[str, Any]) -> ModalityInputs:
         """
         Sort a call's tensors by modality and check them.
 
@@ -130,7 +202,7 @@ def accepted_values(config: TriemoConfig) -> dict[str, str]:
     """The value tensor that the model takes for each modality it has."""
     names = {
         "text": "input_ids" if config.text_feature_size is None else "text_features",
-        "audio": "input_values" if takes_waveform(config) else "input_features",
+        "audio": "input_values" if config.takes_waveform else "input_features",
         "vision": "pixel_values" if config.vision_feature_size is None else "vision_features",
     }
     return {modality: names[modality] for modality in config.modalities}
@@ -182,4 +254,17 @@ def zero_input(config: TriemoConfig, name: str, batch: int, device: torch.device
     return torch.zeros(batch, 1, vision.num_channels, height, width, device=device)
 
 
-__all__ = ["MASKS", "VALUES", "ModalityInputs", "accepted_values"]
+def present_modalities(sample: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
+    """The modalities that a sample's or a batch's masks show, in the order text, audio, vision."""
+    return tuple(name for name, mask in MASKS.items() if mask in sample and bool(torch.as_tensor(sample[mask]).any()))
+
+
+__all__ = [
+    "MASKS",
+    "VALUES",
+    "ModalityInputs",
+    "TriemoInputs",
+    "accepted_values",
+    "present_modalities",
+    "takes_inputs",
+]

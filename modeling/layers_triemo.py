@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -57,7 +58,7 @@ class TriemoSelfAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, output_attentions: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, L, D) -> (B, L, D) and, on request, the weights (B, H, L, L)."""
+        """(B, L, D) -> (B, L, D) and, on request, the weights (B, H, L, L), which only the eager backend gives."""
         shape = (*hidden_states.shape[:-1], -1, self.head_dim)
         query = self.q_proj(hidden_states).view(shape).transpose(1, 2)
         key = self.k_proj(hidden_states).view(shape).transpose(1, 2)
@@ -94,28 +95,25 @@ class TriemoEncoderLayer(GradientCheckpointingLayer):
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, output_attentions: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, L, D) -> (B, L, D) and, on request, the attention weights (B, H, L, L)."""
-        context, weights = self.self_attn(self.self_attn_layer_norm(hidden_states), attention_mask, output_attentions)
+    ) -> torch.Tensor:
+        """(B, L, D) -> (B, L, D)."""
+        context, _ = self.self_attn(self.self_attn_layer_norm(hidden_states), attention_mask, output_attentions)
         hidden_states = hidden_states + self.dropout(context)
         feed_forward = self.fc2(self.activation(self.fc1(self.final_layer_norm(hidden_states))))
-        return hidden_states + self.dropout(feed_forward), weights
+        return hidden_states + self.dropout(feed_forward)
 
 
-def run_layers(
-    layers: nn.ModuleList,
-    hidden_states: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    output_attentions: bool,
-) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...] | None]:
-    """States before the first layer and after each, and the attention weights on request."""
-    states = [hidden_states]
-    attentions = []
-    for layer in layers:
-        hidden_states, weights = layer(hidden_states, attention_mask, output_attentions=output_attentions)
-        states.append(hidden_states)
-        attentions.append(weights)
-    return states, tuple(attentions) if output_attentions else None
+# What `capture_outputs` records of a model's own layers; encoders inside its towers record for themselves.
+RECORDED_OUTPUTS = {"hidden_states": TriemoEncoderLayer, "attentions": TriemoSelfAttention}
+
+
+def attention_mask_for(
+    config: PreTrainedConfig, states: torch.Tensor, valid: torch.Tensor, output_attentions: bool
+) -> torch.Tensor | None:
+    """The mask of `valid` steps (B, L) in the form that the backend takes, which with `output_attentions` is eager."""
+    if output_attentions:
+        return valid.bool()[:, None, None, :]
+    return create_bidirectional_mask(config=config, inputs_embeds=states, attention_mask=valid)
 
 
 def sinusoidal_positions(positions: torch.Tensor, channels: int, max_timescale: float = 10000.0) -> torch.Tensor:
@@ -131,16 +129,20 @@ def sinusoidal_positions(positions: torch.Tensor, channels: int, max_timescale: 
 
 
 def masked_mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of (B, L, D) over the steps whose `mask` (B, L) is set; zeros for a row without any."""
-    weights = mask.to(states.dtype).unsqueeze(-1)
-    return (states * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+    """
+    Mean of (B, L, D) over the steps whose `mask` (B, L) is set; zeros for a row without any. Summed in float32: in
+    half precision the sum of a minute of sound overflows.
+    """
+    weights = mask.float().unsqueeze(-1)
+    return ((states.float() * weights).sum(1) / weights.sum(1).clamp(min=1.0)).to(states.dtype)
 
 
 __all__ = [
+    "RECORDED_OUTPUTS",
     "TriemoEncoderLayer",
     "TriemoSelfAttention",
+    "attention_mask_for",
     "eager_attention_forward",
     "masked_mean",
-    "run_layers",
     "sinusoidal_positions",
 ]

@@ -15,26 +15,25 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.masking_utils import create_bidirectional_mask
+from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_triemo import TriemoConfig
 from .distributed_triemo import is_distributed
+from .encoders_triemo import load_encoder, supported_attention, text_positions
 from .fusion_triemo import TriemoFusion
-from .inputs_triemo import ModalityInputs
-from .layers_triemo import TriemoEncoderLayer, masked_mean, run_layers, sinusoidal_positions
-from .losses_triemo import emotion_loss
-from .towers_triemo import (
-    TowerOutput,
-    TriemoAudioTower,
-    TriemoTextTower,
-    TriemoTower,
-    TriemoVisionTower,
-    load_encoder,
-    supported_attention,
-    text_positions,
+from .inputs_triemo import ModalityInputs, TriemoInputs, takes_inputs
+from .layers_triemo import (
+    RECORDED_OUTPUTS,
+    TriemoEncoderLayer,
+    attention_mask_for,
+    masked_mean,
+    sinusoidal_positions,
 )
+from .losses_triemo import emotion_loss
+from .towers_triemo import TowerOutput, TriemoAudioTower, TriemoTextTower, TriemoTower, TriemoVisionTower
 
 # What only TriemoForPreTraining has; loading any other class from its checkpoint is no reason for a warning.
 PRETRAINING_KEYS = r"^(mlm_head|logit_scale|frame_heads)\."
@@ -102,6 +101,7 @@ class TriemoPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_attention_backend = True
+    _can_record_outputs = RECORDED_OUTPUTS
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -291,14 +291,18 @@ class TriemoModel(TriemoPreTrainedModel):
         inputs = ModalityInputs.collect(self.config, tensors)
         if modality not in inputs.values:
             raise ValueError(f"get_{modality}_features got none of {sorted(tensors)}.")
-        return self.embed_unimodal(modality, self.run_tower(modality, inputs, run_always=False))
+        return self.embed_unimodal(modality, self.run_tower(modality, inputs))
 
-    def run_tower(self, modality: str, inputs: ModalityInputs, run_always: bool) -> TowerOutput:
-        """One tower over a call's tensors; `run_always` even where no sample has the modality."""
-        optional = (
-            {"token_type_ids": inputs.token_type_ids} if modality == "text" else {"times": inputs.times[modality]}
-        )
-        return self.tower(modality)(inputs.values[modality], inputs.masks[modality], run_always=run_always, **optional)
+    def run_tower(
+        self, modality: str, inputs: ModalityInputs, everywhere: bool = False, **request: Any
+    ) -> TowerOutput:
+        """One tower over a call's tensors; `everywhere`: even where no sample of this process has the modality."""
+        tensors: dict[str, Any] = {"inputs": inputs.values[modality], "mask": inputs.masks[modality]}
+        if modality == "text":
+            tensors["token_type_ids"] = inputs.token_type_ids
+        else:
+            tensors["times"] = inputs.times[modality]
+        return self.tower(modality)(**tensors, everywhere=everywhere, **request)
 
     def embed_unimodal(self, modality: str, output: TowerOutput) -> torch.Tensor:
         """z_m: projection of the mean tower state, of norm 1; taken before any step has seen another modality."""
@@ -315,106 +319,63 @@ class TriemoModel(TriemoPreTrainedModel):
         embedding = getattr(self, f"{modality}_embedding")
         return embedding(output.states.to(embedding.projection.weight.dtype), output.times)
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        text_features: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        input_values: torch.Tensor | None = None,
-        audio_attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        vision_features: torch.Tensor | None = None,
-        video_attention_mask: torch.Tensor | None = None,
-        audio_times: torch.Tensor | None = None,
-        video_times: torch.Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        **kwargs: Any,
-    ) -> TriemoModelOutput:
+    @capture_outputs
+    @takes_inputs
+    def forward(self, **inputs: Unpack[TriemoInputs]) -> TriemoModelOutput:
         """
-        Every argument is optional; a sample needs at least one modality. Masks are 1 where valid and default to ones.
-
         Args:
-            input_ids: token ids, (B, text steps) int64, with `attention_mask` of the same shape.
-            token_type_ids: passed on to the text tower.
-            text_features: precomputed text vectors, (B, text steps, text_feature_size), with `attention_mask`.
-            input_features: log-mel or MFCC frames, or precomputed audio vectors, (B, audio frames, bins), with
-                `audio_attention_mask` (B, audio frames).
-            input_values: waveform, (B, samples), with `audio_attention_mask` (B, samples), for towers that take it.
-            pixel_values: frames, (B, frames, channels, height, width), with `video_attention_mask` (B, frames).
-            vision_features: precomputed vision vectors, (B, frames, vision_feature_size), with `video_attention_mask`.
-            audio_times, video_times: when each input step happens, (B, steps) float seconds; default: index / rate.
-            output_attentions: return joint and fusion attentions.
-            output_hidden_states: return the states of the joint encoder.
+            inputs: see [`TriemoInputs`], and what every model of the library takes: `output_attentions` returns the
+                attentions of joint encoder and fusion, `output_hidden_states` the joint encoder's states.
 
         Raises:
             ValueError: naming the field, for a wrong rank or shape, a modality the model does not have, a text longer
                 than its positions, or a sample without any modality.
+            TypeError: naming an argument that there is not.
         """
-        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        inputs = ModalityInputs.collect(
-            self.config,
-            {
-                "input_ids": input_ids,
-                "attention_mask": attention_mask,
-                "token_type_ids": token_type_ids,
-                "text_features": text_features,
-                "input_features": input_features,
-                "input_values": input_values,
-                "audio_attention_mask": audio_attention_mask,
-                "pixel_values": pixel_values,
-                "vision_features": vision_features,
-                "video_attention_mask": video_attention_mask,
-                "audio_times": audio_times,
-                "video_times": video_times,
-            },
-        )
-        inputs.check_presence()
-        run_always = self.training and is_distributed()
-        if run_always:
-            inputs.add_missing(self.config, self.device)
+        options: Any = inputs
+        output_attentions = bool(options.get("output_attentions", self.config.output_attentions))
+        given = ModalityInputs.collect(self.config, inputs)
+        given.check_presence()
+        everywhere = self.training and is_distributed()
+        if everywhere:
+            given.add_missing(self.config, self.device)
         if self.training and self.config.modality_dropout > 0:
-            inputs.drop_modalities(self.config.modality_dropout)
+            given.drop_modalities(self.config.modality_dropout)
 
-        embeds: dict[str, torch.Tensor] = {}
+        embeds: dict[str, Any] = {}
         states, masks = {}, {}
-        for modality in inputs.values:
-            output = self.run_tower(modality, inputs, run_always)
+        for modality in given.values:
+            output = self.run_tower(modality, given, everywhere)
             embeds[f"{modality}_embeds"] = self.embed_unimodal(modality, output)
             output = self.to_joint_rate(modality, output)
             states[modality] = self.embed_steps(modality, output)
             masks[modality] = output.mask
 
-        joint, all_states, attentions = self.encode_jointly(states, masks, output_attentions)
-        parts = joint.split([state.shape[1] for state in states.values()], dim=1)
-        per_modality = dict(zip(states, parts, strict=True))
-        fused, fusion_attentions = self.fusion(per_modality, masks, output_attentions)
+        joint = self.encode_jointly(states, masks, output_attentions)
+        fused, fusion_attentions = self.fusion(self.split_steps(joint, masks), masks, output_attentions)
         return TriemoModelOutput(
             last_hidden_state=joint,
             pooler_output=fused,
-            modality_mask=inputs.modality_mask(),
+            modality_mask=given.modality_mask(),
             step_masks=masks,
-            hidden_states=all_states if output_hidden_states else None,
-            attentions=attentions,
             fusion_attentions=fusion_attentions,
             **embeds,
         )
 
     def encode_jointly(
         self, states: dict[str, torch.Tensor], masks: dict[str, torch.Tensor], output_attentions: bool = False
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...] | None]:
+    ) -> torch.Tensor:
         """Attention within and between modalities over [E_text; E_audio; E_vision]; masked steps come out zero."""
         joint = torch.cat(list(states.values()), dim=1)
         valid = torch.cat(list(masks.values()), dim=1)
-        attention_mask = create_bidirectional_mask(config=self.config, inputs_embeds=joint, attention_mask=valid)
-        all_states, attentions = run_layers(self.layers, joint, attention_mask, bool(output_attentions))
-        joint = self.layer_norm(all_states[-1]) * valid.unsqueeze(-1).to(joint.dtype)
-        return joint, (*all_states[:-1], joint), attentions
+        attention_mask = attention_mask_for(self.config, joint, valid, output_attentions)
+        for layer in self.layers:
+            joint = layer(joint, attention_mask, output_attentions=output_attentions)
+        return self.layer_norm(joint) * valid.unsqueeze(-1).to(joint.dtype)
+
+    def split_steps(self, joint: torch.Tensor, masks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Joint states (B, sum of L_m, D) -> H_m (B, L_m, D), by modality."""
+        return dict(zip(masks, joint.split([mask.shape[1] for mask in masks.values()], dim=1), strict=True))
 
 
 class TriemoClassificationHead(nn.Module):
@@ -458,55 +419,21 @@ class TriemoForEmotionClassification(TriemoPreTrainedModel):
         self.triemo.set_input_embeddings(value)
 
     @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        text_features: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        input_values: torch.Tensor | None = None,
-        audio_attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        vision_features: torch.Tensor | None = None,
-        video_attention_mask: torch.Tensor | None = None,
-        audio_times: torch.Tensor | None = None,
-        video_times: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        **kwargs: Any,
-    ) -> TriemoClassifierOutput:
+    @takes_inputs
+    def forward(self, labels: torch.Tensor | None = None, **inputs: Unpack[TriemoInputs]) -> TriemoClassifierOutput:
         """
-        Arguments as in [`TriemoModel`], and `labels`: (B,) class ids (-100 is ignored), or (B, C) soft targets,
-        multi-hot labels or regression targets.
+        Args:
+            labels: (B,) class ids (-100 is ignored), or (B, C) soft targets, multi-hot labels or regression targets.
+            inputs: as in [`TriemoModel`].
         """
-        outputs = self.triemo(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            text_features=text_features,
-            input_features=input_features,
-            input_values=input_values,
-            audio_attention_mask=audio_attention_mask,
-            pixel_values=pixel_values,
-            vision_features=vision_features,
-            video_attention_mask=video_attention_mask,
-            audio_times=audio_times,
-            video_times=video_times,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-        )
+        outputs = self.triemo(**inputs, return_dict=True)
         logits = self.classifier(outputs.pooler_output)
-        loss = None
-        if labels is not None:
-            loss = emotion_loss(logits, labels, self.config)
-            if self.training and is_distributed():
-                # The unimodal embeddings are not part of this loss; without them DDP reports unused parameters.
-                loss = loss + 0.0 * sum(outputs[f"{m}_embeds"].sum() for m in self.config.modalities)
+        if self.training and is_distributed():
+            # No loss on the logits reads the unimodal embeddings; without them DDP reports unused parameters.
+            unread = sum(outputs[f"{m}_embeds"].sum() for m in self.config.modalities)
+            logits = logits + 0.0 * unread.to(logits.dtype)
         return TriemoClassifierOutput(
-            loss=loss,
+            loss=None if labels is None else emotion_loss(logits, labels, self.config),
             logits=logits,
             text_embeds=outputs.text_embeds,
             audio_embeds=outputs.audio_embeds,

@@ -22,18 +22,20 @@ import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_triemo import TriemoConfig
-from .contrastive_triemo import TriemoLogitScale, contrastive_losses
 from .distributed_triemo import is_distributed, mean_over_processes
-from .inputs_triemo import ModalityInputs, check_shape
-from .losses_triemo import IGNORE_INDEX
+from .inputs_triemo import ModalityInputs, TriemoInputs, check_shape, takes_inputs
+from .losses_triemo import IGNORE_INDEX, contrastive_losses
 from .modeling_triemo import TriemoModel, TriemoPreTrainedModel
 from .towers_triemo import TowerOutput
 
 FRAME_MODALITIES = ("audio", "vision")
+# Share of sound and face steps that L_frame hides where the caller does not say which.
+FRAME_MASK_PROBABILITY = 0.15
 
 
 @dataclass
@@ -55,6 +57,8 @@ class TriemoForPreTrainingOutput(ModelOutput):
         text_embeds, audio_embeds, vision_embeds: unimodal embeddings, (B, P), of norm 1; zeros where absent.
         modality_mask: (B, 3) bool, which of text, audio, vision each sample has.
         logit_scale: 1 / temperature, a scalar.
+        hidden_states: on request, joint states before the first layer and after each, (B, sum of L_m, D).
+        attentions: on request, attention weights of each joint layer, (B, H, sum of L_m, sum of L_m).
     """
 
     loss: torch.Tensor | None = None
@@ -72,6 +76,39 @@ class TriemoForPreTrainingOutput(ModelOutput):
     vision_embeds: torch.Tensor | None = None
     modality_mask: torch.Tensor | None = None
     logit_scale: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class ClampFromAbove(torch.autograd.Function):
+    """min(value, maximum), whose gradient is kept where it would bring the value back below the maximum."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, maximum: float) -> torch.Tensor:
+        ctx.save_for_backward(value)
+        ctx.maximum = maximum
+        return value.clamp(max=maximum)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (value,) = ctx.saved_tensors
+        (gradient,) = gradients
+        # A plain clamp has no gradient above the maximum: a scale that an optimiser step took there would stay.
+        return torch.where((value < ctx.maximum) | (gradient > 0), gradient, torch.zeros_like(gradient)), None
+
+
+class TriemoLogitScale(nn.Module):
+    """Learned factor of the similarities, 1 / temperature: exp(weight), at most exp(`logit_scale_max`)."""
+
+    def __init__(self, config: TriemoConfig):
+        super().__init__()
+        self.maximum = float(config.logit_scale_max)
+        # One element, not a scalar: FSDP2 shards along the first axis.
+        self.weight = nn.Parameter(torch.full((1,), float(config.logit_scale_init_value)))
+
+    def forward(self) -> torch.Tensor:
+        """The factor, a scalar in float32."""
+        return ClampFromAbove.apply(self.weight.float(), self.maximum).exp().squeeze(0)
 
 
 class TriemoMaskedTokenHead(nn.Module):
@@ -165,101 +202,81 @@ class TriemoForPreTraining(TriemoPreTrainedModel):
         if self.mlm_head is not None:
             self.mlm_head.decoder = value
 
-    @can_return_tuple
+    @capture_outputs
+    @takes_inputs
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        text_features: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        input_values: torch.Tensor | None = None,
-        audio_attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        vision_features: torch.Tensor | None = None,
-        video_attention_mask: torch.Tensor | None = None,
-        audio_times: torch.Tensor | None = None,
-        video_times: torch.Tensor | None = None,
         mlm_labels: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         audio_step_mask: torch.Tensor | None = None,
         vision_step_mask: torch.Tensor | None = None,
         return_loss: bool = True,
-        **kwargs: Any,
+        local_loss: bool = False,
+        **inputs: Unpack[TriemoInputs],
     ) -> TriemoForPreTrainingOutput:
         """
-        Inputs as in [`TriemoModel`], with masked tokens in `input_ids`. `modality_dropout` has no effect here: it
-        would take pairs away.
+        `modality_dropout` has no effect here: it would take pairs away.
 
         Args:
             mlm_labels: (B, text steps) int64, the token that was masked, -100 at all other steps.
-            labels: (B,) class ids, -100 where unknown; read with `contrastive_soft_labels`.
-            audio_step_mask, vision_step_mask: (B, L_m), 1 where `L_frame` hides a step; drawn at random with
-                `frame_mask_probability`, one a clip at least, when not given.
+            labels: (B,) class ids, -100 where unknown; samples of one class are no negatives of one another.
+            audio_step_mask, vision_step_mask: (B, L_m), 1 where `L_frame` hides a step; drawn at random, one a clip at
+                least, when not given.
             return_loss: without it losses are None: for gradient caching, which computes them over many batches.
+            local_loss: see [`contrastive_losses`].
+            inputs: as in [`TriemoModel`], with masked tokens in `input_ids`.
 
         Raises:
             ValueError: naming the field, as [`TriemoModel`] does, and for labels that do not fit.
         """
-        inputs = ModalityInputs.collect(
-            self.config,
-            {
-                "input_ids": input_ids,
-                "attention_mask": attention_mask,
-                "token_type_ids": token_type_ids,
-                "text_features": text_features,
-                "input_features": input_features,
-                "input_values": input_values,
-                "audio_attention_mask": audio_attention_mask,
-                "pixel_values": pixel_values,
-                "vision_features": vision_features,
-                "video_attention_mask": video_attention_mask,
-                "audio_times": audio_times,
-                "video_times": video_times,
-            },
-        )
-        inputs.check_presence()
-        self.check_mlm_labels(mlm_labels, input_ids)
+        options: Any = inputs
+        output_attentions = bool(options.get("output_attentions", self.config.output_attentions))
+        given = ModalityInputs.collect(self.config, inputs)
+        given.check_presence()
+        self.check_mlm_labels(mlm_labels, inputs.get("input_ids"))
         everywhere = self.training and is_distributed()
         if everywhere:
-            inputs.add_missing(self.config, self.device)
+            given.add_missing(self.config, self.device)
 
-        base, embeds, outputs = self.triemo, {}, {}
-        for modality in inputs.values:
+        base = self.triemo
+        embeds: dict[str, Any] = {}
+        towers: dict[str, TowerOutput] = {}
+        for modality in given.values:
             if modality == "text" and mlm_labels is not None:
-                output, unmasked = self.run_text_twice(inputs, mlm_labels, everywhere)
+                tower, unmasked = self.run_text_twice(given, mlm_labels, everywhere)
             else:
-                output = unmasked = base.run_tower(modality, inputs, everywhere)
-            embeds[modality] = base.embed_unimodal(modality, unmasked)
-            outputs[modality] = base.to_joint_rate(modality, output)
+                tower = unmasked = base.run_tower(modality, given, everywhere)
+            embeds[f"{modality}_embeds"] = base.embed_unimodal(modality, unmasked)
+            towers[modality] = base.to_joint_rate(modality, tower)
 
-        hidden = self.steps_to_hide(outputs, {"audio": audio_step_mask, "vision": vision_step_mask})
-        reads_tokens = self.mlm_head is not None and "text" in outputs and (mlm_labels is not None or everywhere)
-        apart = reads_tokens and not self.config.mlm_uses_joint_states
+        hidden_steps = self.steps_to_hide(towers, {"audio": audio_step_mask, "vision": vision_step_mask})
+        predicts_tokens = self.mlm_head is not None and "text" in towers and (mlm_labels is not None or everywhere)
+        text_sees_others = self.config.mlm_uses_joint_states
         scale = None if self.logit_scale is None else self.logit_scale()
-        mlm_logits = token_losses = frame_errors = None
         joint: dict[str, torch.Tensor] = {}
-        if hidden or (reads_tokens and not apart):
-            joint = self.joint_states(outputs, hidden)
-        elif everywhere and not apart and scale is not None:
+        mlm_logits = token_losses = frame_errors = None
+        if hidden_steps or (predicts_tokens and text_sees_others):
+            joint = self.joint_states(towers, hidden_steps, output_attentions=output_attentions)
+        elif everywhere and not predicts_tokens and scale is not None:
             # No loss reads the joint states here; a gradient of zero keeps their parameters in use.
-            scale = scale + 0.0 * sum(states.float().sum() for states in self.joint_states(outputs, {}).values())
-        if reads_tokens:
-            text = self.joint_states(outputs, {}, text_alone=True)["text"] if apart else joint["text"]
-            mlm_logits, token_losses = self.predict_tokens(text, outputs["text"].mask, mlm_labels)
-        if hidden:
-            frame_errors = self.predict_steps(joint, outputs, hidden)
+            scale = scale + 0.0 * sum(states.float().sum() for states in self.joint_states(towers, {}).values())
+        if predicts_tokens:
+            read = joint if text_sees_others else self.joint_states(towers, {}, text_alone=True)
+            mlm_logits, token_losses = self.predict_tokens(read["text"], towers["text"].mask, mlm_labels)
+        if hidden_steps:
+            frame_errors = self.predict_steps(joint, towers, hidden_steps)
         output = TriemoForPreTrainingOutput(
             mlm_logits=mlm_logits,
             token_losses=token_losses,
             frame_errors=frame_errors,
-            modality_mask=inputs.modality_mask(),
+            modality_mask=given.modality_mask(),
             logit_scale=scale,
-            **{f"{modality}_embeds": embed for modality, embed in embeds.items()},
+            **embeds,
         )
         if not return_loss:
             return output
-        return TriemoForPreTrainingOutput(**pretraining_losses(self.config, output, labels, everywhere), **output)
+        losses: dict[str, Any] = pretraining_losses(self.config, output, labels, everywhere, local_loss)
+        return TriemoForPreTrainingOutput(**losses, **output)
 
     def check_mlm_labels(self, mlm_labels: torch.Tensor | None, input_ids: torch.Tensor | None) -> None:
         """Raises ValueError unless the labels fit the tokens."""
@@ -279,7 +296,7 @@ class TriemoForPreTraining(TriemoPreTrainedModel):
             )
 
     def run_text_twice(
-        self, inputs: ModalityInputs, mlm_labels: torch.Tensor, run_always: bool
+        self, inputs: ModalityInputs, mlm_labels: torch.Tensor, everywhere: bool
     ) -> tuple[TowerOutput, TowerOutput]:
         """The text tower's states of the masked sentence and of the sentence before masking, from one call."""
         masked = inputs.values["text"]
@@ -289,34 +306,37 @@ class TriemoForPreTraining(TriemoPreTrainedModel):
             {"text": inputs.masks["text"].repeat(2, 1)},
             token_type_ids=None if types is None else types.repeat(2, 1),
         )
-        output = self.triemo.run_tower("text", both, run_always)
+        output = self.triemo.run_tower("text", both, everywhere)
         pairs = zip(output.states.chunk(2), output.mask.chunk(2), strict=True)
         first, second = (TowerOutput(states, mask) for states, mask in pairs)
         return first, second
 
     def joint_states(
-        self, outputs: dict[str, TowerOutput], hidden: dict[str, torch.Tensor], text_alone: bool = False
+        self,
+        towers: dict[str, TowerOutput],
+        hidden_steps: dict[str, torch.Tensor],
+        text_alone: bool = False,
+        output_attentions: bool = False,
     ) -> dict[str, torch.Tensor]:
         """
         H_m, (B, L_m, D), by modality.
 
         Args:
-            outputs: of the towers, at the joint encoder's rate.
-            hidden: (B, L_m) bool, steps whose tower state is replaced by zeros.
+            towers: their outputs, at the joint encoder's rate.
+            hidden_steps: (B, L_m) bool, steps whose tower state is replaced by zeros.
             text_alone: in samples with text, attend to text only.
+            output_attentions: have the attention weights recorded.
         """
-        states, masks = {}, {m: output.mask for m, output in outputs.items()}
-        for modality, output in outputs.items():
-            if modality in hidden:
-                seen = ~hidden[modality].unsqueeze(-1)
+        states, masks = {}, {m: output.mask for m, output in towers.items()}
+        for modality, output in towers.items():
+            if modality in hidden_steps:
+                seen = ~hidden_steps[modality].unsqueeze(-1)
                 output = TowerOutput(output.states * seen.to(output.states.dtype), output.mask, output.times)
             states[modality] = self.triemo.embed_steps(modality, output)
         if text_alone:
             has_text = masks["text"].any(1, keepdim=True)
             masks |= {m: mask * (~has_text).to(mask.dtype) for m, mask in masks.items() if m != "text"}
-        joint, _, _ = self.triemo.encode_jointly(states, masks)
-        parts = joint.split([state.shape[1] for state in states.values()], dim=1)
-        return dict(zip(states, parts, strict=True))
+        return self.triemo.split_steps(self.triemo.encode_jointly(states, masks, output_attentions), masks)
 
     def predict_tokens(
         self, text: torch.Tensor, mask: torch.Tensor, mlm_labels: torch.Tensor | None
@@ -329,25 +349,25 @@ class TriemoForPreTraining(TriemoPreTrainedModel):
         return logits, nn.functional.cross_entropy(logits.float(), mlm_labels[chosen], reduction="none")
 
     def steps_to_hide(
-        self, outputs: dict[str, TowerOutput], given: dict[str, torch.Tensor | None]
+        self, towers: dict[str, TowerOutput], given: dict[str, torch.Tensor | None]
     ) -> dict[str, torch.Tensor]:
         """(B, L_m) bool of sound and face, by modality; empty without L_frame."""
-        hidden = {}
+        hidden_steps = {}
         for modality in self.frame_heads:
-            if modality not in outputs:
+            if modality not in towers:
                 continue
-            mask, wanted = outputs[modality].mask.bool(), given[modality]
+            mask, wanted = towers[modality].mask.bool(), given[modality]
             if wanted is None:
                 draw = torch.rand(mask.shape, device=mask.device).masked_fill(~mask, 2.0)
                 lowest = torch.zeros_like(mask).scatter_(1, draw.argmin(1, keepdim=True), True)
-                wanted = (draw < self.config.frame_mask_probability) | lowest
+                wanted = (draw < FRAME_MASK_PROBABILITY) | lowest
             else:
                 check_shape(f"{modality}_step_mask", wanted, mask.shape)
-            hidden[modality] = wanted.bool() & mask
-        return hidden
+            hidden_steps[modality] = wanted.bool() & mask
+        return hidden_steps
 
     def predict_steps(
-        self, joint: dict[str, torch.Tensor], outputs: dict[str, TowerOutput], hidden: dict[str, torch.Tensor]
+        self, joint: dict[str, torch.Tensor], towers: dict[str, TowerOutput], hidden_steps: dict[str, torch.Tensor]
     ) -> torch.Tensor:
         """
         Mean squared error, (S,), between what the joint states of the hidden steps predict and the tower's states
@@ -355,15 +375,19 @@ class TriemoForPreTraining(TriemoPreTrainedModel):
         alike.
         """
         errors = []
-        for modality, steps in hidden.items():
-            target = outputs[modality].states[steps].detach().float()
+        for modality, steps in hidden_steps.items():
+            target = towers[modality].states[steps].detach().float()
             target = nn.functional.layer_norm(target, target.shape[-1:])
             errors.append((self.frame_heads[modality](joint[modality][steps]).float() - target).square().mean(-1))
         return torch.cat(errors)
 
 
 def pretraining_losses(
-    config: TriemoConfig, output: TriemoForPreTrainingOutput, labels: torch.Tensor | None, everywhere: bool
+    config: TriemoConfig,
+    output: TriemoForPreTrainingOutput,
+    labels: torch.Tensor | None,
+    everywhere: bool,
+    local_loss: bool = False,
 ) -> dict[str, torch.Tensor]:
     """
     `loss` and its parts from what the model gave for a batch, or for several put together.
@@ -373,6 +397,7 @@ def pretraining_losses(
         output: embeddings, `modality_mask`, `logit_scale`, `token_losses` and `frame_errors` count.
         labels: (B,) class ids, -100 where unknown, or None.
         everywhere: over all processes; every process has to call this then.
+        local_loss: see [`contrastive_losses`].
     """
     parts: dict[str, torch.Tensor] = {}
     weighted = []
@@ -388,7 +413,7 @@ def pretraining_losses(
         some = next(iter(embeds.values()))
         absent = {m: torch.zeros_like(some) for m in config.modalities if m not in embeds}
         # The last collective of the forward pass is the first of the backward pass, on every process alike.
-        parts |= contrastive_losses(embeds | absent, mask, output.logit_scale, config, labels, everywhere)
+        parts |= contrastive_losses(embeds | absent, mask, output.logit_scale, config, labels, everywhere, local_loss)
         weighted.append(config.contrastive_weight * parts["contrastive_loss"])
     elif everywhere:
         # Without L_CL the projections get a gradient of zero.
@@ -396,8 +421,4 @@ def pretraining_losses(
     return {"loss": torch.stack(weighted).sum() if weighted else mask.new_zeros((), dtype=torch.float32), **parts}
 
 
-__all__ = [
-    "TriemoForPreTraining",
-    "TriemoForPreTrainingOutput",
-    "pretraining_losses",
-]
+__all__ = ["TriemoForPreTraining", "TriemoForPreTrainingOutput", "TriemoLogitScale", "pretraining_losses"]

@@ -17,6 +17,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback, set_seed
 
 from triemo.modeling import MODALITIES
+from triemo.modeling.losses_triemo import emotion_loss
 from triemo.training.arguments import parse_arguments
 from triemo.training.common import write_json
 from triemo.training.data.collation import EmotionCollator
@@ -80,11 +81,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             splits["train"], prepare, data_args, args.seed, args.train_batch_size, composites
         )
     labels = [str(config.id2label[index]) for index in range(config.num_labels)]
-    config.modality_dropout, config.label_smoothing = model_args.modality_dropout, model_args.label_smoothing
+    config.modality_dropout = model_args.modality_dropout
     counts: dict[str, float] = {}
+    weights = None
     if config.problem_type != "regression":
         counts = dict.fromkeys(labels, 0.0) if data_args.streaming else class_counts(splits["train"], labels)
-        config.class_weights = class_weights(model_args.class_weights, counts)
+        weights = class_weights(model_args.class_weights, counts)
 
     frozen = parse_names(model_args.freeze_towers, "freeze_towers", MODALITIES)
     still = freeze(model, frozen)
@@ -110,6 +112,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         sampler=sampler,
         still=still,
         layerwise_lr_decay=args.layerwise_lr_decay,
+        loss=lambda logits, labels: emotion_loss(logits, labels, config, weights, model_args.label_smoothing),
     )
     if model_args.lora_merge and trainer.is_fsdp_enabled:
         raise ValueError("lora_merge: not under FSDP, where no process holds the whole model; leave the adapters be.")
@@ -125,8 +128,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             part: score(trainer, evaluation_rows({part: value}, data_args.streaming), name)
             for part, value in splits.get(name, {}).items()
         }
-    # A user who goes on from this model starts from a plain loss.
-    config.modality_dropout, config.label_smoothing, config.class_weights = 0.0, 0.0, None
+    # A user who goes on from this model starts without.
+    config.modality_dropout = 0.0
     if validation is not None and config.problem_type.startswith("single") and not start.soft_labels:
         fitted = temperature(trainer, validation)
         if fitted is None:

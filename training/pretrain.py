@@ -97,6 +97,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         layerwise_lr_decay=args.layerwise_lr_decay,
         part_lr_factors=part_lr_factors(model, model_args),
         cache_chunk_size=args.cache_chunk_size,
+        local_loss=model_args.local_loss,
     )
     if checkpoint:
         logger.info(f"Going on from {checkpoint}.")

@@ -42,12 +42,13 @@ class PretrainTrainer(EmotionTrainer):
 
     Args:
         cache_chunk_size: run a batch in chunks of so many clips ([`cached_contrastive_step`]); 0 runs it whole.
+        local_loss: see `contrastive_losses`.
         kwargs: of the [`EmotionTrainer`]; a `train_dataset` of [`ShardBatches`] is a stream.
     """
 
-    def __init__(self, *, cache_chunk_size: int = 0, **kwargs: Any) -> None:
+    def __init__(self, *, cache_chunk_size: int = 0, local_loss: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.cache_chunk_size = cache_chunk_size
+        self.cache_chunk_size, self.local_loss = cache_chunk_size, local_loss
         self.stream: StreamLoader | None = None
         self.meters = Meters()
         self.evaluated = Meters()
@@ -98,12 +99,13 @@ class PretrainTrainer(EmotionTrainer):
             module.eval()
         chunks = split_batch(self._prepare_inputs(inputs), self.cache_chunk_size)
         with self.compute_loss_context_manager():
-            losses = cached_contrastive_step(model, chunks, self.accelerator.backward)
+            losses = cached_contrastive_step(model, chunks, self.accelerator.backward, self.local_loss)
         self.meters.add(losses)
         return losses["loss"]
 
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        given = {**inputs, "local_loss": self.local_loss}
+        loss, outputs = super().compute_loss(model, given, return_outputs=True, **kwargs)
         if model.training:
             self.meters.add(outputs)
         else:
@@ -221,7 +223,10 @@ LISTS = ("token_losses", "frame_errors")
 
 
 def cached_contrastive_step(
-    model: Any, chunks: Sequence[Mapping[str, torch.Tensor]], backward: Callable[[torch.Tensor], Any] | None = None
+    model: Any,
+    chunks: Sequence[Mapping[str, torch.Tensor]],
+    backward: Callable[[torch.Tensor], Any] | None = None,
+    local_loss: bool = False,
 ) -> dict[str, torch.Tensor]:
     """
     Adds to the parameters' gradients those of `TriemoForPreTraining` on all chunks as one batch. Random numbers, of
@@ -234,6 +239,7 @@ def cached_contrastive_step(
             this.
         chunks: arguments of the model's forward pass, a batch each; sizes and modalities may differ.
         backward: what runs the backward pass, such as `accelerator.backward`; `torch.Tensor.backward` by default.
+        local_loss: see `contrastive_losses`.
 
     Returns:
         `loss` and its parts as the model's forward pass gives them, without a graph.
@@ -253,9 +259,8 @@ def cached_contrastive_step(
     leaves, sizes = _join(outputs, rows)
     whole = TriemoForPreTrainingOutput(modality_mask=torch.cat([o.modality_mask for o in outputs]), **leaves)
     with torch.enable_grad():
-        losses = pretraining_losses(
-            inner.config, whole, _join_labels(chunks, rows), inner.training and is_distributed()
-        )
+        everywhere = inner.training and is_distributed()
+        losses = pretraining_losses(inner.config, whole, _join_labels(chunks, rows), everywhere, local_loss)
         gradients = torch.autograd.grad(losses["loss"], list(leaves.values()), allow_unused=True)
     shares = {
         name: (torch.zeros_like(leaf) if gradient is None else gradient).split(sizes[name])

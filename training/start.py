@@ -20,7 +20,6 @@ from transformers import AutoFeatureExtractor, AutoTokenizer, ImageProcessingMix
 from transformers.utils import cached_file
 
 from triemo.modeling import MODALITIES, TriemoConfig, TriemoForEmotionClassification, TriemoForPreTraining
-from triemo.modeling.towers_triemo import takes_waveform
 from triemo.processing import TriemoFeatureExtractor, TriemoImageProcessor, TriemoProcessor
 from triemo.training.arguments import ModelArguments, PretrainModelArguments
 from triemo.training.common import default_model, parse_weights
@@ -122,7 +121,7 @@ def fit_head(
         return False
     labels = list(wanted or names)
     config.id2label, config.label2id = dict(enumerate(labels)), {name: index for index, name in enumerate(labels)}
-    config.class_weights, config.calibration_temperature = None, 1.0
+    config.calibration_temperature = 1.0
     model.num_labels = config.num_labels
     head = type(model.classifier)(config)
     for module in head.modules():
@@ -146,8 +145,7 @@ def build_pretraining_model(args: PretrainModelArguments) -> tuple[TriemoForPreT
     """
     given = {name: getattr(args, name) for name in ("mlm_weight", "contrastive_weight", "frame_weight")}
     fields: dict[str, Any] = {name: float(value) for name, value in given.items() if value is not None}
-    fields |= {"contrastive_soft_labels": args.soft_labels, "contrastive_local_loss": args.local_loss}
-    fields |= {"mlm_uses_joint_states": args.mlm_uses_joint_states}
+    fields["mlm_uses_joint_states"] = args.mlm_uses_joint_states
     if any(getattr(args, f"{name}_encoder") for name in MODALITIES):
         composed, processor = compose_model(args, {})
         return with_heads(composed.triemo, composed.config, fields), processor
@@ -281,7 +279,7 @@ def compose_model(
     limit = {"model_max_length": config.max_text_positions} if names["text"] else {}
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, **limit)
     extractor: Any = TriemoFeatureExtractor()
-    if takes_waveform(config):
+    if config.takes_waveform:
         extractor = AutoFeatureExtractor.from_pretrained(names["audio"])
     elif config.audio_config is not None and config.audio_config.model_type == "triemo_audio":
         extractor = TriemoFeatureExtractor(feature_size=config.audio_config.num_mel_bins)

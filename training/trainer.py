@@ -1,7 +1,7 @@
 """The Trainer of `finetune.py`: its own order of rows, layer-wise rates, modules kept still, scores."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,7 @@ class EmotionTrainer(Trainer):
         sampler: order of the training rows; None for a stream.
         still: modules that stay in evaluation mode.
         layerwise_lr_decay, part_lr_factors: see `parameter_groups`.
+        loss: from logits and labels to a scalar; the model's own when None.
         kwargs: the Trainer's.
     """
 
@@ -39,12 +40,13 @@ class EmotionTrainer(Trainer):
         still: Sequence[nn.Module] = (),
         layerwise_lr_decay: float = 1.0,
         part_lr_factors: Mapping[str, float] | None = None,
+        loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.evaluation_collator, self.sampler = evaluation_collator, sampler
         self.still, self.layerwise_lr_decay = list(still), layerwise_lr_decay
-        self.part_lr_factors = dict(part_lr_factors or {})
+        self.part_lr_factors, self.loss = dict(part_lr_factors or {}), loss
         vars(self.model.config).pop("use_cache", None)  # set by the Trainer; no field of ours, so never saved
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
@@ -77,11 +79,15 @@ class EmotionTrainer(Trainer):
         self.optimizer = optimizer_class(parameter_groups(model, *rates, decayed, self.part_lr_factors), **options)
         return self.optimizer
 
-    def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
         if model.training:
             for module in self.still:
                 module.eval()
-        return super().compute_loss(model, *args, **kwargs)
+        if self.loss is None:
+            return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
+        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+        loss = self.loss(outputs.logits, inputs["labels"])
+        return (loss, outputs) if return_outputs else loss
 
 
 def settle_selection(args: FinetuneTrainingArguments, problem_type: str, has_validation: bool) -> None:

@@ -85,7 +85,7 @@ def test_eager_and_sdpa_agree_and_attentions_come_in_either():
 
 
 def test_flash_is_declared_for_the_joint_part_and_skipped_by_encoders_without_it():
-    from triemo.modeling.towers_triemo import supported_attention
+    from triemo.modeling.encoders_triemo import supported_attention
 
     model = tiny_model()
     assert TriemoModel._supports_flash_attn and type(model.triemo.audio_tower.encoder)._supports_flash_attn

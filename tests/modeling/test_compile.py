@@ -52,9 +52,7 @@ def test_joint_encoder_and_fusion_have_no_graph_break():
     masks["audio"][0, 4:] = 0
 
     def joined(states, masks):
-        joint, _, _ = model.encode_jointly(states, masks)
-        parts = dict(zip(states, joint.split([s.shape[1] for s in states.values()], dim=1), strict=True))
-        return model.fusion(parts, masks)[0]
+        return model.fusion(model.split_steps(model.encode_jointly(states, masks), masks), masks)[0]
 
     explained = torch._dynamo.explain(joined)(states, masks)
     assert explained.graph_break_count == 0, explained.break_reasons

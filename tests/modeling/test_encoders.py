@@ -160,7 +160,7 @@ def test_half_of_a_two_tower_model_is_taken(tmp_path):
     assert model.config.vision_config.model_type == "clip_vision_model"
     pixels = torch.randn(2, 1, 3, 32, 32)
     expected = clip.vision_model(pixels[:, 0]).pooler_output
-    torch.testing.assert_close(model.vision_tower.encode_frames(pixels[:, 0]), expected)
+    torch.testing.assert_close(model.vision_tower.encode_frames(pixels[:, 0])[0], expected)
 
 
 def test_an_encoder_decoder_is_refused(tmp_path):

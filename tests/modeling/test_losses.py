@@ -22,13 +22,13 @@ def log_softmax(row: torch.Tensor) -> np.ndarray:
 
 
 def test_cross_entropy_with_class_weights():
-    loss = emotion_loss(LOGITS, torch.tensor([0, 2]), config(class_weights=[1.0, 2.0, 5.0]))
+    loss = emotion_loss(LOGITS, torch.tensor([0, 2]), config(), class_weights=[1.0, 2.0, 5.0])
     expected = (-log_softmax(LOGITS[0])[0] * 1.0 - log_softmax(LOGITS[1])[2] * 5.0) / (1.0 + 5.0)
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_label_smoothing_mixes_in_the_uniform_distribution():
-    loss = emotion_loss(LOGITS, torch.tensor([0, 2]), config(label_smoothing=0.3))
+    loss = emotion_loss(LOGITS, torch.tensor([0, 2]), config(), label_smoothing=0.3)
     rows = [(0, 0), (1, 2)]
     expected = np.mean(
         [-0.7 * log_softmax(LOGITS[i])[label] - 0.1 * log_softmax(LOGITS[i]).sum() for i, label in rows]
@@ -93,8 +93,13 @@ def test_labels_that_do_not_fit_are_refused(labels, fields, message):
 
 
 def test_the_model_returns_this_loss():
-    model = tiny_model(class_weights=[1.0, 2.0, 1.0, 1.0, 3.0, 1.0, 1.0], label_smoothing=0.1)
+    model = tiny_model()
     labels = torch.tensor([4, 1])
     output = model(**text_inputs(), labels=labels)
     assert output.loss.item() == pytest.approx(emotion_loss(output.logits, labels, model.config).item(), rel=1e-6)
     assert model(**text_inputs()).loss is None
+
+
+def test_weights_of_another_number_of_classes_are_refused():
+    with pytest.raises(ValueError, match="one for each of the 3 labels, got 2"):
+        emotion_loss(LOGITS, torch.tensor([0, 1]), config(), class_weights=[1.0, 2.0])

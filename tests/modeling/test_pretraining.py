@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny_models import tiny_config, tiny_model
-from tiny_pretraining import batch_of_five, gradients, pretraining_model, rows, vector_model
+from tiny_pretraining import CLASSES, batch_of_five, gradients, pretraining_model, rows, vector_model
 from transformers import AutoModel, AutoModelForPreTraining, BertModel
 
 from triemo.modeling import TriemoConfig, TriemoForEmotionClassification, TriemoForPreTraining
@@ -139,7 +139,7 @@ def test_a_model_with_nothing_to_learn_is_refused():
 
 @pytest.mark.parametrize("cuts", [(2,), (1, 2, 4)])
 def test_gradient_caching_gives_the_gradients_of_the_whole_batch(cuts):
-    batch, found = batch_of_five(), []
+    batch, found = {**batch_of_five(), "labels": CLASSES}, []
     bounds = [*zip((0, *cuts), (*cuts, 5), strict=True)]
     chunks = [rows(batch, slice(start, end)) for start, end in bounds]
     # The last row has no words: as a batch of its own it comes without the tensors.
@@ -147,7 +147,7 @@ def test_gradient_caching_gives_the_gradients_of_the_whole_batch(cuts):
         chunks[-1] = {name: t for name, t in chunks[-1].items() if name not in ("input_ids", "mlm_labels")}
         del chunks[-1]["attention_mask"]
     for cached in (False, True):
-        model = pretraining_model(frame_weight=1.0, contrastive_soft_labels=True).train()
+        model = pretraining_model(frame_weight=1.0).train()
         if cached:
             losses = cached_contrastive_step(model, chunks)
         else:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_pretraining import batch_of_five, gradients, pretraining_model
+from tiny_pretraining import CLASSES, batch_of_five, gradients, pretraining_model
 from two_processes import run_two_processes
 
 # Five rows as three and two (all masked tokens but one on the first process), then as four and one, where the second
@@ -15,7 +15,7 @@ SCRIPT = """
 import json, sys, torch, torch.distributed as dist
 sys.path.insert(0, sys.argv[1])
 from safetensors.torch import save_file
-from tiny_pretraining import batch_of_five, gradients, pretraining_model, rows
+from tiny_pretraining import CLASSES, batch_of_five, gradients, pretraining_model, rows
 from triemo.training.pretraining_trainer import cached_contrastive_step
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
@@ -24,7 +24,8 @@ rank, found = dist.get_rank(), {}
 torch.manual_seed(0)
 batch = batch_of_five()
 without_text = ("input_ids", "attention_mask", "mlm_labels")
-for name, fields in json.loads(sys.argv[3]).items():
+for name, (fields, local_loss) in json.loads(sys.argv[3]).items():
+    batch["labels"] = CLASSES if local_loss else torch.full_like(CLASSES, -100)
     for cut in (3, 4):
         for way in ("whole", "cached"):
             model = pretraining_model(**fields).train()
@@ -33,12 +34,12 @@ for name, fields in json.loads(sys.argv[3]).items():
             if cut == 4 and rank == 1:
                 own = {key: tensor for key, tensor in own.items() if key not in without_text}
             if way == "whole":
-                losses = wrapped(**own)
+                losses = wrapped(**own, local_loss=local_loss)
                 losses.loss.backward()
             else:
                 size = len(own["labels"])
                 chunks = [rows(own, slice(0, 1)), rows(own, slice(1, size))] if size > 1 else [own]
-                losses = cached_contrastive_step(wrapped, chunks)
+                losses = cached_contrastive_step(wrapped, chunks, local_loss=local_loss)
             key = f"{name}-{cut}-{way}"
             parts = {part: losses[part].item() for part in losses if part.endswith("loss")}
             everyone = [None, None]
@@ -52,12 +53,13 @@ dist.barrier()
 del wrapped  # it holds the group, whose threads must have ended before the process does
 dist.destroy_process_group()
 """
+# Fields of the config, and whether each process computes its own terms only; then classes are known, too.
 KINDS = {
-    "plain": {"frame_weight": 1.0},
-    "local": {"contrastive_local_loss": True, "contrastive_soft_labels": True},
-    "blind": {"mlm_uses_joint_states": False},
-    "contrastive": {"mlm_weight": 0.0},
-    "mlm": {"contrastive_weight": 0.0},
+    "plain": ({"frame_weight": 1.0}, False),
+    "local": ({}, True),
+    "blind": ({"mlm_uses_joint_states": False}, False),
+    "contrastive": ({"mlm_weight": 0.0}, False),
+    "mlm": ({"contrastive_weight": 0.0}, False),
 }
 
 
@@ -68,10 +70,10 @@ def test_two_processes_give_the_loss_and_the_gradients_of_one(tmp_path):
     printed = run_two_processes(script, Path(__file__).parent, tmp_path, json.dumps(KINDS), timeout=300)
     found = json.loads(printed.strip().splitlines()[-1])
     assert len(found) == len(KINDS) * 4
-    for kind, fields in KINDS.items():
+    for kind, (fields, local_loss) in KINDS.items():
         model = pretraining_model(**fields).train()
         torch.manual_seed(0)
-        output = model(**batch_of_five())
+        output = model(**batch_of_five(), labels=CLASSES if local_loss else None)
         output.loss.backward()
         expected = gradients(model)
         parts = {part: output[part].item() for part in output if part.endswith("loss")}

@@ -34,10 +34,13 @@ def batch_of_five() -> dict[str, torch.Tensor]:
     batch["mlm_labels"] = torch.full((5, 7), -100)
     batch["mlm_labels"][0, 1:6] = torch.tensor([7, 8, 9, 10, 11])
     batch["mlm_labels"][2, 3] = 12
-    batch["labels"] = torch.tensor([0, 1, 0, -100, 1])
     batch["audio_step_mask"] = torch.tensor([[1, 0, 0, 1, 0, 0, 0]]).repeat(5, 1)
     batch["vision_step_mask"] = torch.tensor([[0, 1, 0]]).repeat(5, 1)
     return batch
+
+
+# Of the five rows' classes the fourth is unknown.
+CLASSES = torch.tensor([0, 1, 0, -100, 1])
 
 
 def rows(batch: dict[str, torch.Tensor], chosen: slice) -> dict[str, torch.Tensor]:

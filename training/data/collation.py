@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from triemo.modeling import MODALITIES
-from triemo.modeling.inputs_triemo import MASKS
+from triemo.modeling.inputs_triemo import MASKS, present_modalities
 from triemo.processing import TriemoProcessor, load_audio, probe_media
 from triemo.training.common import joined_seed
 from triemo.training.data.augmentation import augment_log_mel, warp_log_mel
@@ -216,11 +216,6 @@ def encode_label(
         raise ValueError("label: got an empty list, expected one or more classes.")
     target[ids] = 1.0 if problem_type == "multi_label_classification" else 1.0 / len(ids)
     return target
-
-
-def present_modalities(sample: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
-    """Which of text, audio, vision the tensors of one row hold."""
-    return tuple(name for name, mask in MASKS.items() if mask in sample and bool(torch.as_tensor(sample[mask]).any()))
 
 
 def augment_waveform(waveform: torch.Tensor, max_gain: float = 6.0) -> torch.Tensor:

@@ -5,18 +5,15 @@ score on them is synthetic and is always called so.
 """
 
 from collections.abc import Sequence
-from itertools import combinations
 
 import numpy as np
 import torch
 
-from triemo.modeling import MODALITIES
+from triemo.modeling import SUBSETS
 from triemo.training.corpora.labels import EMOTIONS, to_soft_target
 
 __all__ = ["SUBSETS", "SUBSET_WEIGHTS", "CompositeDataset", "draw_composites", "item_classes"]
 
-# The seven subsets of the modalities, the single ones first, all together last.
-SUBSETS = tuple(subset for size in (1, 2, 3) for subset in combinations(MODALITIES, size))
 # Every subset has to work, and the single modalities are where real examples are.
 SUBSET_WEIGHTS = (0.2, 0.2, 0.2, 0.1, 0.1, 0.1, 0.1)
 

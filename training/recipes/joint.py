@@ -113,9 +113,9 @@ class FrozenTowerTrainer(Trainer):
     trained on labels.
     """
 
-    def __init__(self, *args, calm_weight: float | None = None, **kwargs) -> None:
+    def __init__(self, *args, calm_weight: float | None = None, label_smoothing: float = 0.0, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.calm_weight = calm_weight
+        self.calm_weight, self.label_smoothing = calm_weight, label_smoothing
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         for name in ("text_tower", "audio_tower", "vision_tower"):
@@ -123,7 +123,7 @@ class FrozenTowerTrainer(Trainer):
         tensors = {name: value for name, value in inputs.items() if name != "labels"}
         outputs = model(**tensors)
         targets = inputs["labels"] if self.calm_weight is None else self.taught(inputs["labels"], tensors, model)
-        smoothing = model.config.label_smoothing if model.training else 0.0
+        smoothing = self.label_smoothing if model.training else 0.0
         loss = F.cross_entropy(outputs.logits.float(), targets, label_smoothing=smoothing)
         return (loss, {"logits": outputs.logits}) if return_outputs else loss
 
@@ -219,7 +219,6 @@ def train_joint(
         vision=str(run.folder(vision)),
         id2label=dict(enumerate(EMOTIONS)),
         label2id=label2id,
-        label_smoothing=label_smoothing,
         hidden_dropout=0.1,
         classifier_dropout=0.2,
     )
@@ -245,12 +244,11 @@ def train_joint(
             logging_steps=50,
         ),
         calm_weight=calm_weight,
+        label_smoothing=label_smoothing,
         train_dataset=CompositeDataset(train.labels, steps * batch_size, seed=run.seed, balance=balance),
         data_collator=TriModalCollator(train, tokenizer, augment=True),
     )
     train_resumable(trainer)
-    # A user who fine-tunes the release starts from a plain loss.
-    model.config.label_smoothing = 0.0
     model.save_pretrained(run.folder(name))
     tokenizer.save_pretrained(run.folder(name))
     items = draw_composites(validation.labels, per_class=40, seed=run.seed)
