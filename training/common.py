@@ -3,13 +3,14 @@ files that are never half written."""
 
 import json
 import math
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["HUB_MODEL", "default_model", "joined_seed", "parse_weights", "write_json"]
+__all__ = ["HUB_MODEL", "command_line", "default_model", "joined_seed", "parse_weights", "write_json"]
 
 HUB_MODEL = "triemo/triemo-small"
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -64,6 +65,11 @@ def parse_weights(
             raise ValueError(f"{field}: got {part!r}, expected {known}, each once with a number {least}{most}.")
         weights[name] = weight
     return weights
+
+
+def command_line(script: str, argv: list[str] | None) -> str:
+    """A script with its arguments, or those of this process, for the record of what it made."""
+    return " ".join([script, *(sys.argv[1:] if argv is None else argv)])
 
 
 def write_json(file: Path, values: Any, sort_keys: bool = False) -> None:

@@ -20,7 +20,7 @@ from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from triemo.training.arguments import check_source
-from triemo.training.common import write_json
+from triemo.training.common import command_line, write_json
 from triemo.training.data.collation import EmotionCollator
 from triemo.training.evaluation import EvaluationDataArguments, load_parts
 from triemo.training.metrics.calibration import FEWEST_ROWS, calibration_temperature
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     result["parts"] = {
         name: evaluate_rows(model, collator, data, state, args.batch_size, args.group) for name, data in parts.items()
     }
-    result["command"] = " ".join(["training/evaluate_model.py", *(sys.argv[1:] if argv is None else argv)])
+    result["command"] = command_line("training/evaluate_model.py", argv)
     if state.is_main_process:
         for name, scores in result["parts"].items():
             logger.info(table_of(name, scores))

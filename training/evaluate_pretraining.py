@@ -26,7 +26,7 @@ from transformers import HfArgumentParser
 from triemo.modeling import TriemoConfig, TriemoForPreTraining, TriemoModel
 from triemo.processing import TriemoProcessor
 from triemo.training.arguments import check_source
-from triemo.training.common import write_json
+from triemo.training.common import command_line, write_json
 from triemo.training.corpora.labels import label2id
 from triemo.training.data.collation import EmotionCollator
 from triemo.training.data.masking import PretrainCollator
@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             for name, rows in rows_with_words(parts, args.composites, args.seed).items()
         }
     result = rounded(result)
-    result["command"] = " ".join(["training/evaluate_pretraining.py", *(sys.argv[1:] if argv is None else argv)])
+    result["command"] = command_line("training/evaluate_pretraining.py", argv)
     if state.is_main_process:
         logger.info("\n".join(summary(result)))
         if args.output:

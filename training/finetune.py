@@ -8,9 +8,7 @@ processor and `results.json`; `triemo predict --model runs/calls clip.mp4` reads
 """
 
 import logging
-import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,21 @@ from transformers import EarlyStoppingCallback, set_seed
 
 from triemo.modeling import MODALITIES
 from triemo.modeling.losses_triemo import emotion_loss
-from triemo.training.arguments import parse_arguments
-from triemo.training.common import write_json
+from triemo.training.arguments import DataArguments, FinetuneTrainingArguments, ModelArguments, parse_arguments
 from triemo.training.data.collation import EmotionCollator
 from triemo.training.data.sampling import CompositeRows, EmotionRows, StreamedRows
 from triemo.training.metrics.calibration import FEWEST_ROWS
 from triemo.training.metrics.scores import scores_for_trainer
-from triemo.training.run_folder import find_checkpoint, place_base, run_arguments, save
+from triemo.training.run_folder import (
+    find_checkpoint,
+    finish,
+    finished_results,
+    place_base,
+    run_arguments,
+    run_record,
+    sole_run,
+    write_unfinished,
+)
 from triemo.training.sources import check_labels, class_counts, drop_empty_rows, load_splits, training_rows
 from triemo.training.start import add_lora, build_start, class_weights, freeze, parse_names
 from triemo.training.trainer import EmotionTrainer, score, settle_selection, temperature
@@ -38,8 +44,21 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Parse, load, build, train, save. Returns what `results.json` holds."""
     model_args, data_args, args = parse_arguments(argv)
     logging.basicConfig(format="%(message)s", level=logging.INFO if args.process_index == 0 else logging.ERROR)
-    folder = Path(args.output_dir)
-    checkpoint = find_checkpoint(model_args, data_args, args)
+    with sole_run(args):
+        record = run_record("training/finetune.py", argv, run_arguments(model_args, data_args, args))
+        checkpoint = find_checkpoint(record["arguments"], args)
+        finished = finished_results(checkpoint, args)
+        return finished or finetune(model_args, data_args, args, checkpoint, record)
+
+
+def finetune(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: FinetuneTrainingArguments,
+    checkpoint: str | None,
+    record: dict[str, Any],
+) -> dict[str, Any]:
+    """The run itself, from its start or a checkpoint; `record` is how it was made."""
     set_seed(args.seed)
 
     splits = load_splits(
@@ -120,6 +139,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         logger.info(f"Going on from {checkpoint}.")
     summary = trainer.train(resume_from_checkpoint=checkpoint)
 
+    config.modality_dropout, config.calibration_temperature = 0.0, 1.0  # a user who goes on from here starts without
+    folder = Path(args.output_dir)
+    write_unfinished(trainer, start.processor, folder, merge=model_args.lora and model_args.lora_merge)
+
     results: dict[str, Any] = {"labels": labels, "problem_type": config.problem_type, "class_counts": counts}
     results |= {"parameters": total, "trained_parameters": trained, "steps": trainer.state.global_step}
     results |= {"train_loss": summary.training_loss, "best_checkpoint": trainer.state.best_model_checkpoint}
@@ -128,26 +151,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             part: score(trainer, evaluation_rows({part: value}, data_args.streaming), name)
             for part, value in splits.get(name, {}).items()
         }
-    # A user who goes on from this model starts without.
-    config.modality_dropout = 0.0
     if validation is not None and config.problem_type.startswith("single") and not start.soft_labels:
         fitted = temperature(trainer, validation)
         if fitted is None:
             logger.info(f"Fewer than {FEWEST_ROWS} validation rows: scores are not calibrated (temperature 1).")
-        config.calibration_temperature = results["calibration_temperature"] = fitted or 1.0
-    else:
-        config.calibration_temperature = 1.0
-    results |= {
-        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-        "arguments": run_arguments(model_args, data_args, args),
-        "command": " ".join(["training/finetune.py", *(sys.argv[1:] if argv is None else argv)]),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "transformers", "datasets", "peft")},
-    }
-    save(trainer, start.processor, folder, merge=model_args.lora and model_args.lora_merge)
-    if trainer.is_world_process_zero():
-        write_json(folder / "results.json", results)
-        logger.info(f"Saved to {folder}.")
+        results["calibration_temperature"] = fitted or 1.0
+    results["losses"] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    results |= record
+    finish(trainer, folder, results.get("calibration_temperature"), results)
     return results
 
 

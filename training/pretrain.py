@@ -9,10 +9,8 @@ never stopped. `output_dir` ends up with the model, its processor and `results.j
 """
 
 import logging
-import platform
 import sys
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +19,24 @@ from transformers.trainer_utils import IntervalStrategy
 
 from triemo.training.arguments import (
     PretrainDataArguments,
+    PretrainModelArguments,
     PretrainTrainingArguments,
     parse_pretrain_arguments,
 )
-from triemo.training.common import write_json
 from triemo.training.data.masking import PretrainCollator
 from triemo.training.data.sampling import EmotionRows
 from triemo.training.data.shards import ShardReader, ShardRows, check_first_row, list_shards
 from triemo.training.data.streaming import ShardBatches
 from triemo.training.pretraining_trainer import LOSS_PARTS, PretrainTrainer
-from triemo.training.run_folder import find_checkpoint, run_arguments, save
+from triemo.training.run_folder import (
+    find_checkpoint,
+    finish,
+    finished_results,
+    run_arguments,
+    run_record,
+    sole_run,
+    write_unfinished,
+)
 from triemo.training.sources import (
     drop_empty_rows,
     load_pretraining_parts,
@@ -55,7 +61,21 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Parse, load, build, train, save. Returns what `results.json` holds."""
     model_args, data_args, args = parse_pretrain_arguments(argv)
     logging.basicConfig(format="%(message)s", level=logging.INFO if args.process_index == 0 else logging.ERROR)
-    checkpoint = find_checkpoint(model_args, data_args, args)
+    with sole_run(args):
+        record = run_record("training/pretrain.py", argv, run_arguments(model_args, data_args, args))
+        checkpoint = find_checkpoint(record["arguments"], args)
+        finished = finished_results(checkpoint, args)
+        return finished or pretrain(model_args, data_args, args, checkpoint, record)
+
+
+def pretrain(
+    model_args: PretrainModelArguments,
+    data_args: PretrainDataArguments,
+    args: PretrainTrainingArguments,
+    checkpoint: str | None,
+    record: dict[str, Any],
+) -> dict[str, Any]:
+    """The run itself, from its start or a checkpoint; `record` is how it was made."""
     set_seed(args.seed)
     model, processor = build_pretraining_model(model_args)
     still, entering = still_modules(model, model_args), projected_modalities(model, model_args)
@@ -103,6 +123,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         logger.info(f"Going on from {checkpoint}.")
     summary = trainer.train(resume_from_checkpoint=checkpoint)
     enter_as_projected(trainer.accelerator.unwrap_model(trainer.model), entering)
+    folder = Path(args.output_dir)
+    write_unfinished(trainer, processor, folder)
     results: dict[str, Any] = {"parameters": total, "trained_parameters": trained, "steps": trainer.state.global_step}
     results |= {"train_loss": summary.training_loss, "best_checkpoint": trainer.state.best_model_checkpoint}
     if validation is not None:
@@ -111,19 +133,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             name: found[f"validation_{name}"] for name in ("loss", *LOSS_PARTS) if f"validation_{name}" in found
         }
     log = trainer.state.log_history
-    results |= {
-        "losses": [entry["loss"] for entry in log if "loss" in entry],
-        "history": log,
-        "arguments": run_arguments(model_args, data_args, args),
-        "command": " ".join(["training/pretrain.py", *(sys.argv[1:] if argv is None else argv)]),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "transformers", "datasets")},
-    }
-    folder = Path(args.output_dir)
-    save(trainer, processor, folder)
-    if trainer.is_world_process_zero():
-        write_json(folder / "results.json", results)
-        logger.info(f"Saved to {folder}.")
+    results |= {"losses": [entry["loss"] for entry in log if "loss" in entry], "history": log} | record
+    finish(trainer, folder, None, results)
     return results
 
 

@@ -76,17 +76,18 @@ class PretrainTrainer(EmotionTrainer):
     def stream_file(self) -> str:
         return f"stream_{self.args.process_index}.json"
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        self.resumed_from = resume_from_checkpoint
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-
     def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
         if self.stream is not None:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
             write_json(Path(output_dir) / self.stream_file, self.stream.state_dict())
-        # The first process marks a checkpoint as whole after this.
-        self.accelerator.wait_for_everyone()
+        super()._save_rng_state(output_dir)
+
+    def log_state(self) -> dict[str, Any]:
+        return super().log_state() | {"meters": self.meters.state_dict()}
+
+    def load_log_state(self, state: Mapping[str, Any]) -> None:
+        super().load_log_state(state)
+        self.meters.load_state_dict(state["meters"])
 
     # Steps ---------------------------------------------------------------------------------------------------
 
@@ -100,6 +101,7 @@ class PretrainTrainer(EmotionTrainer):
         chunks = split_batch(self._prepare_inputs(inputs), self.cache_chunk_size)
         with self.compute_loss_context_manager():
             losses = cached_contrastive_step(model, chunks, self.accelerator.backward, self.local_loss)
+        self.check_loss(losses["loss"])
         self.meters.add(losses)
         return losses["loss"]
 
@@ -171,6 +173,22 @@ class Meters:
         for modality, mask in masks.items():
             self.real[modality] += float(mask.sum())
             self.padded[modality] += mask.numel()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but clips and time, whose ratio is the speed of this call."""
+        return {
+            "sums": {name: float(value) for name, value in self.sums.items()},
+            "counts": {name: float(value) for name, value in self.counts.items()},
+            "real": self.real,
+            "padded": self.padded,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises KeyError for what `state_dict` did not give."""
+        for name in ("sums", "counts"):
+            values = {part: torch.tensor(value, dtype=torch.double) for part, value in state[name].items()}
+            setattr(self, name, values)
+        self.real, self.padded = dict(state["real"]), dict(state["padded"])
 
     def means(self, accelerator: Any) -> dict[str, float]:
         """Over all processes; every one of them has to ask."""

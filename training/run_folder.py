@@ -1,22 +1,104 @@
-"""The output folder of `finetune.py`: which checkpoint to go on from, and saving nothing half."""
+"""The output folder of `finetune.py` and `pretrain.py`: one run at a time, where to go on from, and nothing half.
 
+| file | what it is |
+|---|---|
+| `run.json` | the arguments of the run, and whether it came to its end |
+| `checkpoint-N/` | the Trainer's, after step N |
+| `.unfinished/` | the trained model until it is measured |
+| `.base/` | what an adapter is trained on, until it is saved beside it |
+"""
+
+import copy
+import errno
 import json
+import logging
 import os
+import platform
 import re
 import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+
 from triemo.training.arguments import DataArguments, FinetuneTrainingArguments, ModelArguments
-from triemo.training.common import write_json
+from triemo.training.common import command_line, write_json
 from triemo.training.start import Start
 
-__all__ = ["find_checkpoint", "last_whole_checkpoint", "place_base", "run_arguments", "save"]
+__all__ = [
+    "finish",
+    "find_checkpoint",
+    "finished_results",
+    "last_whole_checkpoint",
+    "place_base",
+    "run_arguments",
+    "run_record",
+    "saving",
+    "sole_run",
+    "write_unfinished",
+]
 
-_BASE = ".base"
+logger = logging.getLogger(__name__)
+
+_BASE, _UNFINISHED, _LOCK = ".base", ".unfinished", ".lock"
+_RUN, _RESULTS, _FINISHED = "run.json", "results.json", "finished"
 # What may differ when a run goes on.
 _MAY_CHANGE = re.compile(r"epochs|max_steps|check_media")
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
+# One run at a time -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def sole_run(args: FinetuneTrainingArguments) -> Iterator[None]:
+    """
+    Makes the output folder and keeps every other run out of it.
+
+    Raises:
+        ValueError: when it cannot be written to, another run is in it, or its disk is full.
+    """
+    folder = Path(args.output_dir)
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if args.process_index == 0:  # stands for all
+                stack.enter_context(FileLock(folder / _LOCK, timeout=0))
+        except Timeout as error:
+            raise ValueError(
+                f"output_dir: another run writes to {folder}; wait for its end, or give another folder."
+            ) from error
+        except OSError as error:
+            raise ValueError(f"output_dir: cannot write to {folder}: {error}") from error
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise ValueError(f"output_dir: cannot write to {folder}: {error}") from error
+
+
+@contextmanager
+def saving(folder: Path, is_main: bool = True) -> Iterator[None]:
+    """Removes what could not be written whole. Raises ValueError saying why not."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:  # safetensors and torch.save have errors of their own
+        if is_main:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise ValueError(
+            f"output_dir: cannot write {folder}: {error}. What was saved before is whole; once there is "
+            "room, the same command goes on from it."
+        ) from error
+
+
+# Where to go on ----------------------------------------------------------------------------------------------
 
 
 def run_arguments(
@@ -28,46 +110,114 @@ def run_arguments(
     return asdict(model_args) | asdict(data_args) | {name: getattr(args, name) for name in names}
 
 
-def last_whole_checkpoint(folder: Path) -> str | None:
-    """The latest `checkpoint-N` that was written to its end: the Trainer's state comes last."""
-    found = []
-    for path in folder.glob("checkpoint-*"):
-        number = path.name.rpartition("-")[2]
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if number.isdigit():
-            found.append((int(number), str(path)))
-    return max(found)[1] if found else None
+def run_record(script: str, argv: list[str] | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What `results.json` says about how the run was made."""
+    names = ("torch", "transformers", "datasets", "peft")
+    return {
+        "arguments": arguments,
+        "command": command_line(script, argv),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
+    }
 
 
-def find_checkpoint(
-    model_args: ModelArguments, data_args: DataArguments, args: FinetuneTrainingArguments
-) -> str | None:
+def find_checkpoint(arguments: dict[str, Any], args: FinetuneTrainingArguments) -> str | None:
     """
     The checkpoint to go on from: the one named, else the last whole one of the output folder, unless --restart.
 
     Raises:
-        ValueError: naming the arguments that differ from those the run in this folder was begun with.
+        ValueError: naming the arguments that differ from those the run in this folder was begun with, or what a
+            checkpoint lacks to go on from.
     """
     folder = Path(args.output_dir)
-    file, arguments = folder / "run.json", run_arguments(model_args, data_args, args)
+    file = folder / _RUN
     with args.main_process_first(desc="output folder"):
         if args.process_index == 0:
-            folder.mkdir(parents=True, exist_ok=True)
             for path in folder.glob("checkpoint-*") if args.restart else ():
                 shutil.rmtree(path)
-        checkpoint = args.resume_from_checkpoint or last_whole_checkpoint(folder)
+        if args.resume_from_checkpoint:
+            checkpoint = str(args.resume_from_checkpoint)
+            faults = checkpoint_faults(Path(checkpoint), args.world_size)
+            if faults:
+                raise ValueError(f"resume_from_checkpoint: cannot go on from {checkpoint}: {'; '.join(faults)}.")
+        else:
+            checkpoint = last_whole_checkpoint(folder, args.world_size)
         if checkpoint and not args.resume_from_checkpoint:
             check_same_run(file, arguments)
         if args.process_index == 0:
-            write_json(file, arguments)
+            before = _read(file)
+            is_finished = checkpoint is not None and before == _as_read(arguments) | {_FINISHED: True}
+            write_json(file, arguments | ({_FINISHED: True} if is_finished else {}))
     return checkpoint
 
 
+def finished_results(checkpoint: str | None, args: FinetuneTrainingArguments) -> dict[str, Any] | None:
+    """What `results.json` holds, where this very run has come to its end before."""
+    folder = Path(args.output_dir)
+    if not checkpoint or args.resume_from_checkpoint or not _read(folder / _RUN).get(_FINISHED):
+        return None
+    results = _read(folder / _RESULTS)
+    if results:
+        logger.info(f"{folder} holds this run, finished at step {results['steps']}; --restart begins it anew.")
+    return results or None
+
+
+def last_whole_checkpoint(folder: Path, processes: int = 1) -> str | None:
+    """
+    The latest `checkpoint-N` that a run of so many processes can go on from; what later ones lack is said.
+
+    Raises:
+        ValueError: when the only checkpoints were written to their end and are damaged since.
+    """
+    numbers = {path: path.name.rpartition("-")[2] for path in folder.glob("checkpoint-*")}
+    found = sorted((path for path in numbers if numbers[path].isdigit()), key=lambda path: -int(numbers[path]))
+    damaged = []
+    for path in found:
+        faults = checkpoint_faults(path, processes)
+        if not faults:
+            return str(path)
+        logger.warning(f"{path} is passed over: {'; '.join(faults)}.")
+        # The Trainer writes its state last: without one, a run was stopped while it saved.
+        if (path / "trainer_state.json").is_file():
+            damaged.append(f"{path}: {'; '.join(faults)}")
+    if damaged:
+        raise ValueError(f"output_dir: no checkpoint to go on from. {damaged[0]}. --restart begins anew.")
+    return None
+
+
+def checkpoint_faults(folder: Path, processes: int) -> list[str]:
+    """What a checkpoint lacks to be gone on from, file by file; nothing where it is whole."""
+    if not folder.is_dir():
+        return ["there is no such folder"]
+    faults = []
+    if not _read(folder / "trainer_state.json").get("global_step"):
+        faults.append("trainer_state.json is missing or cannot be read")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights and not any(folder.glob("pytorch_model_fsdp*")):
+        faults.append("model.safetensors is missing")
+    faults += [f"{file.name} cannot be read" for file in weights if not _is_safetensors(file)]
+    states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{index}.pth" for index in range(processes)]
+    states += ["scheduler.pt"]
+    if not (any(folder.glob("optimizer.bin")) or any(path.is_dir() for path in folder.glob("optimizer*"))):
+        states.append("optimizer.pt")
+    for name in states:
+        if not (folder / name).is_file():
+            faults.append(f"{name} is missing")
+        elif not zipfile.is_zipfile(folder / name):
+            faults.append(f"{name} cannot be read")
+    return faults
+
+
+def _is_safetensors(file: Path) -> bool:
+    try:
+        with safe_open(file, framework="pt") as weights:
+            weights.keys()
+    except (OSError, SafetensorError):
+        return False
+    return True
+
+
 def check_same_run(file: Path, arguments: dict[str, Any]) -> None:
-    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    before = _read(file)
     other = [
         f"{name} ({before[name]!r} then, {value!r} now)"
         for name, value in arguments.items()
@@ -78,6 +228,22 @@ def check_same_run(file: Path, arguments: dict[str, Any]) -> None:
             f"output_dir: {file.parent} holds checkpoints of another run: {', '.join(other)}. Give another folder, or "
             "--restart to begin anew."
         )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing where it is not there or no JSON object."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _as_read(values: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(values, default=str))
+
+
+# Saving ------------------------------------------------------------------------------------------------------
 
 
 def place_base(start: Start, args: FinetuneTrainingArguments) -> None:
@@ -93,32 +259,48 @@ def place_base(start: Start, args: FinetuneTrainingArguments) -> None:
     start.model.name_or_path = str(name.resolve()) if name.is_dir() else str(name)
 
 
-def save(trainer: Any, processor: Any, folder: Path, merge: bool = False) -> None:
+def write_unfinished(trainer: Any, processor: Any, folder: Path, merge: bool = False) -> None:
     """
-    Model and processor to a folder of another name first, then file by file to their place: the whole model; with
-    adapters these beside the weights they were trained on, or with `merge` one whole model.
+    Model and processor to `.unfinished` in the folder, so that nothing that goes wrong while they are measured costs
+    the training: the whole model; with adapters these beside the weights they were trained on, or with `merge` one
+    whole model. Raises ValueError when weights are not finite or cannot be written.
     """
-    part = folder / ".unfinished"
+    part, base = folder / _UNFINISHED, folder / _BASE
     is_main = trainer.is_world_process_zero()
-    if merge:
-        if is_main:
-            trainer.model.merge_and_unload().save_pretrained(part)
-    else:
-        trainer.save_model(str(part))
+    trainer.check_weights()
+    if is_main:
+        shutil.rmtree(part, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-    if not is_main:
+    with saving(part, is_main):
+        if not merge:
+            trainer.save_model(str(part))
+        elif is_main:
+            copy.deepcopy(trainer.model).merge_and_unload().save_pretrained(part)
+        trainer.accelerator.wait_for_everyone()
+        if is_main:
+            if base.is_dir():
+                for path in () if merge else base.iterdir():
+                    path.replace(part / path.name)
+                trainer.model.config.save_pretrained(part)
+                shutil.rmtree(base)
+            processor.save_pretrained(part)
+            (part / "training_args.bin").unlink(missing_ok=True)  # a pickle, and run.json says what is in it
+    logger.info(f"Trained. Until it is measured, the model lies in {part}.")
+
+
+def finish(trainer: Any, folder: Path, temperature: float | None, results: dict[str, Any]) -> None:
+    """Puts the model of `.unfinished` in its place, file by file, with the temperature of its scores, if any."""
+    if not trainer.is_world_process_zero():
         return
-    base = folder / _BASE
-    if base.is_dir():
-        for path in () if merge else base.iterdir():
-            path.replace(part / path.name)
-        trainer.model.config.save_pretrained(part)
-        shutil.rmtree(base)
-    processor.save_pretrained(part)
-    (part / "training_args.bin").unlink(missing_ok=True)  # a pickle, and run.json says what is in it
+    part = folder / _UNFINISHED
+    if temperature is not None:
+        write_json(part / "config.json", _read(part / "config.json") | {"calibration_temperature": temperature}, True)
     umask = os.umask(0)
     os.umask(umask)
     for path in part.iterdir():
         path.chmod(0o666 & ~umask)  # safetensors writes for the owner alone
         path.replace(folder / path.name)
     part.rmdir()
+    write_json(folder / _RESULTS, results)
+    write_json(folder / _RUN, _read(folder / _RUN) | {_FINISHED: True})
+    logger.info(f"Saved to {folder}.")

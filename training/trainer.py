@@ -1,19 +1,27 @@
-"""The Trainer of `finetune.py`: its own order of rows, layer-wise rates, modules kept still, scores."""
+"""The Trainer of `finetune.py`: its own order of rows, layer-wise rates, modules kept still, scores.
 
+It stops where nothing can be learned any more, and goes on from a checkpoint with the very losses in its log.
+"""
+
+import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from triemo.training.arguments import FinetuneTrainingArguments
+from triemo.training.common import write_json
 from triemo.training.metrics.calibration import calibration_temperature
 from triemo.training.metrics.scores import lower_is_better
+from triemo.training.run_folder import saving
 from triemo.training.start import parameter_groups
 
 __all__ = ["EmotionTrainer", "score", "settle_selection", "temperature"]
@@ -48,6 +56,10 @@ class EmotionTrainer(Trainer):
         self.still, self.layerwise_lr_decay = list(still), layerwise_lr_decay
         self.part_lr_factors, self.loss = dict(part_lr_factors or {}), loss
         vars(self.model.config).pop("use_cache", None)  # set by the Trainer; no field of ours, so never saved
+        self.resumed_from: str | None = None
+        self.add_callback(_GoOnLogging(self))
+
+    # Rows ----------------------------------------------------------------------------------------------------
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         # The Trainer's own samplers take their order from the global random state, which a resumed run lacks.
@@ -69,6 +81,8 @@ class EmotionTrainer(Trainer):
         finally:
             self.data_collator = training
 
+    # Steps ---------------------------------------------------------------------------------------------------
+
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         model = next((found for found in (*args, kwargs.get("model")) if found is not None), self.model)
         if self.optimizer is not None or (self.layerwise_lr_decay == 1 and not self.part_lr_factors):
@@ -88,6 +102,108 @@ class EmotionTrainer(Trainer):
         outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
         loss = self.loss(outputs.logits, inputs["labels"])
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self.check_loss(loss)
+        return loss
+
+    def check_loss(self, loss: torch.Tensor) -> None:
+        """Raises ValueError, in all processes at the same step, where the loss of one of them is not finite."""
+        bad = (~torch.isfinite(loss.detach()).all()).float()
+        if self.args.world_size > 1:
+            bad = self.accelerator.reduce(bad, "sum")
+        if bad > 0:
+            raise self.diverged(f"the loss is {float(loss)}", self.state.global_step + 1)
+
+    def check_weights(self) -> None:
+        """The same for weights, of which under FSDP a process sees its share."""
+        bad = next((name for name, value in self.model.named_parameters() if not _is_finite(value)), None)
+        flag = torch.tensor(float(bad is not None), device=self.args.device)
+        if self.args.world_size > 1:
+            flag = self.accelerator.reduce(flag, "sum")
+        if flag > 0:
+            raise self.diverged(f"weights are not finite, first {bad or 'in another process'}", self.state.global_step)
+
+    def diverged(self, what: str, step: int) -> ValueError:
+        return ValueError(
+            f"step {step}: {what}. Nothing more is saved, what was saved before stays as it is. Try a smaller "
+            f"--learning_rate (now {self.args.learning_rate:g}), a longer warm-up, or look for odd values in the data."
+        )
+
+    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
+        metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        loss = metrics.get(f"{metric_key_prefix}_loss", 0.0)
+        if not math.isfinite(loss):
+            raise self.diverged(f"the loss of the evaluation is {loss}", self.state.global_step)
+        return metrics
+
+    # Going on ------------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+        self.resumed_from = resume_from_checkpoint
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def set_initial_training_values(self, *args: Any, **kwargs: Any) -> Any:
+        epochs, *others = super().set_initial_training_values(*args, **kwargs)
+        if self.resumed_from and 0 < self.args.max_steps <= _steps_of(self.resumed_from):
+            epochs = 0  # else the Trainer takes one step before it sees that there are none left
+        return (epochs, *others)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self.check_weights()
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        with saving(folder, self.args.should_save):
+            super()._save_checkpoint(*args, **kwargs)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        write_json(Path(output_dir) / self.log_file, self.log_state())
+        # The first process marks a checkpoint as whole after this.
+        self.accelerator.wait_for_everyone()
+
+    @property
+    def log_file(self) -> str:
+        return f"log_state_{self.args.process_index}.json"
+
+    def log_state(self) -> dict[str, Any]:
+        """What this process has summed up since the last log: the next one is the mean over all steps since then."""
+        return {
+            "loss_since_log": float(self._tr_loss),
+            "loss_before": self._total_loss_scalar,
+            "logged_at": self._globalstep_last_logged,
+        }
+
+    def load_log_state(self, state: Mapping[str, Any]) -> None:
+        self._tr_loss.fill_(state["loss_since_log"])
+        self._total_loss_scalar, self._globalstep_last_logged = state["loss_before"], state["logged_at"]
+        self._initial_global_step = 0  # the loss that training returns is the mean over all its steps
+
+
+class _GoOnLogging(TrainerCallback):
+    """Restores, once the Trainer has set its sums to zero, those of the checkpoint that it goes on from."""
+
+    def __init__(self, trainer: EmotionTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        if self.trainer.resumed_from is None:
+            return
+        file = Path(self.trainer.resumed_from) / self.trainer.log_file
+        if file.is_file():
+            self.trainer.load_log_state(json.loads(file.read_text(encoding="utf-8")))
+        else:
+            logger.warning(f"{file} is not there: the next loss in the log is that of the steps from here on alone.")
+
+
+def _steps_of(checkpoint: str) -> int:
+    return int(json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
+
+
+def _is_finite(value: torch.Tensor) -> bool:
+    shard = value.to_local() if hasattr(value, "to_local") else value
+    return bool(torch.isfinite(shard.detach()).all())
 
 
 def settle_selection(args: FinetuneTrainingArguments, problem_type: str, has_validation: bool) -> None:
