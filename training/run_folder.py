@@ -177,7 +177,7 @@ def last_whole_checkpoint(folder: Path, processes: int = 1) -> str | None:
             return str(path)
         logger.warning(f"{path} is passed over: {'; '.join(faults)}.")
         # The Trainer writes its state last: without one, a run was stopped while it saved.
-        if (path / "trainer_state.json").is_file():
+        if _read(path / "trainer_state.json"):
             damaged.append(f"{path}: {'; '.join(faults)}")
     if damaged:
         raise ValueError(f"output_dir: no checkpoint to go on from. {damaged[0]}. --restart begins anew.")

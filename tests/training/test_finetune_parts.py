@@ -11,7 +11,6 @@ from torch import nn
 
 from triemo.training.arguments import ModelArguments, parse_arguments
 from triemo.training.data.sampling import MAX_COPIES, CompositeRows, EmotionRows, MixtureSampler
-from triemo.training.run_folder import last_whole_checkpoint
 from triemo.training.sources import (
     class_counts,
     infer_problem,
@@ -248,15 +247,6 @@ def test_frozen_towers_and_batch_norms_stay_still():
     assert any(parameter.requires_grad for parameter in model.triemo.vision_tower.parameters())
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms and all(norm in still for norm in norms)
-
-
-def test_a_checkpoint_cut_off_while_it_was_written_is_passed_over(tmp_path):
-    for number, content in ((3, '{"global_step": 3}'), (10, '{"global_step": 10}'), (12, '{"glob'), (15, None)):
-        (tmp_path / f"checkpoint-{number}").mkdir()
-        if content is not None:
-            (tmp_path / f"checkpoint-{number}" / "trainer_state.json").write_text(content)
-    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
-    assert last_whole_checkpoint(tmp_path / "nothing") is None
 
 
 def test_options_reach_the_corpus(data_root):

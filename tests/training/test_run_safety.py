@@ -135,16 +135,21 @@ def test_the_newest_whole_checkpoint_is_taken_and_damage_is_named(runs, tmp_path
         last_whole_checkpoint(tmp_path)
 
 
-def test_a_checkpoint_that_was_never_finished_is_no_damage(runs, tmp_path):
+def test_a_checkpoint_cut_off_while_it_was_written_is_passed_over(runs, tmp_path):
     folder, _ = runs("finetune", "table")
     assert checkpoint_faults(folder / "checkpoint-4", 1) == []
     assert checkpoint_faults(folder / "checkpoint-4", 2) == [
         "rng_state_0.pth is missing",
         "rng_state_1.pth is missing",
     ]
-    shutil.copytree(folder / "checkpoint-1", tmp_path / "checkpoint-1")
-    (tmp_path / "checkpoint-1" / "trainer_state.json").unlink()
-    assert last_whole_checkpoint(tmp_path) is None
+    for number in (3, 10, 12, 15):
+        shutil.copytree(folder / "checkpoint-4", tmp_path / f"checkpoint-{number}")
+    (tmp_path / "checkpoint-12" / "trainer_state.json").write_text('{"glob')
+    (tmp_path / "checkpoint-15" / "trainer_state.json").unlink()
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    for number in (3, 10):
+        shutil.rmtree(tmp_path / f"checkpoint-{number}")
+    assert last_whole_checkpoint(tmp_path) is None  # a run that had not come as far as its first checkpoint
 
 
 def test_a_named_checkpoint_without_its_random_state_is_refused(place, runs, tmp_path):
