@@ -13,7 +13,7 @@ __all__ = ["assemble_space"]
 
 def assemble_space(output: Path, space: str, repo: str, project: Path = PROJECT) -> Path:
     """
-    Write the Space's files: those of `serving/page/space`, `app.py`, the part of `triemo` that it imports, requirements.
+    Write the Space's files: those of `serving/page/space`, `app.py`, what it imports of `triemo`, requirements.
 
     Args:
         output: folder to write; it must not exist or be empty.
