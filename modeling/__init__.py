@@ -7,6 +7,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoModelForVideoClassification,
 )
 
@@ -21,12 +22,14 @@ from .modeling_triemo import (
     TriemoPreTrainedModel,
 )
 from .pretraining_triemo import TriemoForPreTraining, TriemoForPreTrainingOutput
+from .sequence_triemo import TriemoForEmotionSequence, TriemoSequenceOutput
 
 AutoConfig.register(TriemoConfig.model_type, TriemoConfig, exist_ok=True)
 AutoConfig.register(TriemoAudioConfig.model_type, TriemoAudioConfig, exist_ok=True)
 AutoModel.register(TriemoConfig, TriemoModel, exist_ok=True)
 AutoModel.register(TriemoAudioConfig, TriemoAudioModel, exist_ok=True)
 AutoModelForPreTraining.register(TriemoConfig, TriemoForPreTraining, exist_ok=True)
+AutoModelForTokenClassification.register(TriemoConfig, TriemoForEmotionSequence, exist_ok=True)
 for auto_class in (
     AutoModelForAudioClassification,
     AutoModelForImageClassification,
@@ -43,10 +46,12 @@ __all__ = [
     "TriemoClassifierOutput",
     "TriemoConfig",
     "TriemoForEmotionClassification",
+    "TriemoForEmotionSequence",
     "TriemoForPreTraining",
     "TriemoForPreTrainingOutput",
     "TriemoFusion",
     "TriemoModel",
     "TriemoModelOutput",
     "TriemoPreTrainedModel",
+    "TriemoSequenceOutput",
 ]

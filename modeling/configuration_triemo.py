@@ -181,6 +181,17 @@ class TriemoConfig(PreTrainedConfig):
             Frames that the stock video-classification pipeline samples from a clip.
         step_aligned (`bool`, *optional*, defaults to `False`):
             The modalities' steps correspond one to one (an utterance or a window each), and fusion keeps them.
+        context_type (`str`, *optional*, defaults to `"none"`):
+            What follows the fusion in [`TriemoForEmotionSequence`]: `"none"`, `"transformer"`, `"recurrent"` or
+            `"graph"`.
+        context_layers (`int`, *optional*, defaults to 2):
+            Layers of a transformer or recurrent context; a graph has the two of its formula.
+        context_causal (`bool`, *optional*, defaults to `False`):
+            Whether an utterance sees only what was said before it.
+        context_window (`int`, *optional*):
+            How many utterances one sees on each side; `None` for all of the dialogue.
+        speaker_dropout (`float`, *optional*, defaults to 0.0):
+            Probability, in training, that a dialogue's speakers are unknown.
         modality_dropout (`float`, *optional*, defaults to 0.0):
             Probability, in training, of dropping a modality from a sample; one always stays.
         mlm_weight (`float`, *optional*, defaults to 1.0):
@@ -244,6 +255,12 @@ class TriemoConfig(PreTrainedConfig):
     video_frame_rate: float | int = interval(min=0, exclude_min=True)(default=4.0)
     num_frames: int = interval(min=1)(default=16)
     step_aligned: bool = False
+
+    context_type: Literal["none", "transformer", "recurrent", "graph"] = "none"
+    context_layers: int = interval(min=1)(default=2)
+    context_causal: bool = False
+    context_window: int | None = None
+    speaker_dropout: float | int = probability(default=0.0)
 
     modality_dropout: float | int = interval(min=0, max=1, exclude_max=True)(default=0.0)
     mlm_weight: float | int = interval(min=0)(default=1.0)
@@ -314,6 +331,8 @@ class TriemoConfig(PreTrainedConfig):
             if len(given) > 1:
                 raise ValueError(f"{modality} takes one of {', '.join(sources)}, got {' and '.join(given)}.")
         self._check_temperatures()
+        if self.context_window is not None and self.context_window < 1:
+            raise ValueError(f"context_window must be 1 or more, or None, got {self.context_window}.")
         if self.audio_step_rate is not None and self.audio_step_rate <= 0:
             raise ValueError(f"audio_step_rate must be above 0 or None, got {self.audio_step_rate}.")
         if self.logit_scale_init_value > self.logit_scale_max:

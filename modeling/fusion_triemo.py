@@ -55,13 +55,18 @@ class TriemoFusion(nn.Module):
         self.projections = nn.ModuleDict({m: TriemoFusionProjections(config) for m in config.modalities})
 
     def forward(
-        self, states: dict[str, torch.Tensor], masks: dict[str, torch.Tensor], output_attentions: bool = False
+        self,
+        states: dict[str, torch.Tensor],
+        masks: dict[str, torch.Tensor],
+        output_attentions: bool = False,
+        visible: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, dict[tuple[str, str], torch.Tensor] | None]:
         """
         Args:
             states: joint states H_m of shape (B, L_m, D), by modality.
             masks: valid steps of shape (B, L_m), by modality. A modality is present in a sample if any step is valid.
             output_attentions: also return A_{m->n}.
+            visible: of step-aligned sequences, which steps may be seen from each, (B, L, L) bool; None is all.
 
         Returns:
             The fused state, (B, D), or (B, L, D) when step-aligned; and on request the attentions of shape
@@ -75,7 +80,6 @@ class TriemoFusion(nn.Module):
         if self.step_aligned and any(length != first for length in lengths.values()):
             raise ValueError(f"step-aligned modalities must have the same number of steps, got {lengths}.")
         residual = torch.stack([self.reduce(state, masks[m]) for m, state in states.items()]).sum(0)
-        present = {m: mask.any(1) for m, mask in masks.items()}
         projected = {m: self.projections[m](state) for m, state in states.items()}
         context = torch.zeros_like(residual)
         pairs = torch.zeros_like(residual[..., :1])
@@ -86,8 +90,9 @@ class TriemoFusion(nn.Module):
                 if n == m:
                     continue
                 _, key, value = projected[n]
-                attended, weights = self.attend(query, key, value, masks[n], output_attentions)
-                both = (masks[m].bool() & present[n].unsqueeze(1)).to(state.dtype)
+                seen = masks[n].bool().unsqueeze(1) if visible is None else masks[n].bool().unsqueeze(1) & visible
+                attended, weights = self.attend(query, key, value, seen, output_attentions)
+                both = (masks[m].bool() & seen.any(-1)).to(state.dtype)
                 context = context + self.reduce(attended, both)
                 pairs = pairs + (both.unsqueeze(-1) if self.step_aligned else both.amax(1, keepdim=True))
                 if weights is not None:
@@ -100,12 +105,11 @@ class TriemoFusion(nn.Module):
         return states * mask.to(states.dtype).unsqueeze(-1) if self.step_aligned else masked_mean(states, mask)
 
     def attend(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, output_attentions: bool
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: torch.Tensor, output_attentions: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """softmax(Q K^T / sqrt(d)) V over valid keys -> (B, L_m, D) and, on request, the weights."""
-        # A row without any key attends to everything instead of nothing (no NaN); its pair is zeroed by presence.
-        visible = mask.bool() | ~mask.bool().any(1, keepdim=True)
-        visible = visible[:, None, None, :].expand(-1, 1, query.shape[2], -1)
+        """softmax(Q K^T / sqrt(d)) V over keys `seen` (B, L_m or 1, L_n) -> (B, L_m, D) and, if asked, the weights."""
+        # A step without any key attends to everything instead of nothing (no NaN); its pair is zeroed by presence.
+        visible = (seen | ~seen.any(-1, keepdim=True)).unsqueeze(1).expand(-1, 1, query.shape[2], -1)
         attend: Callable = eager_attention_forward
         # Flash kernels cannot mask keys of a cross-attention whose sides differ in length; sdpa can.
         if not output_attentions and self.config._attn_implementation != "eager":
