@@ -295,9 +295,9 @@ class TriemoContext(nn.Module):
         return speakers
 
 
-def keep_last(values: torch.Tensor, window: int) -> torch.Tensor:
-    """The last W steps along the second axis; none of them where W is 0."""
-    return values[:, max(0, values.shape[1] - window) :] if window else values[:, :0]
+def keep_last(values: torch.Tensor, window: int | None) -> torch.Tensor:
+    """The last W steps along the second axis, or all."""
+    return values if window is None else values[:, max(0, values.shape[1] - window) :]
 
 
 def last_valid(mask: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,13 @@ from packaging.requirements import Requirement
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
-from triemo.modeling import TriemoConfig, TriemoForEmotionClassification, TriemoForPreTraining, TriemoModel
+from triemo.modeling import (
+    TriemoConfig,
+    TriemoForEmotionClassification,
+    TriemoForEmotionSequence,
+    TriemoForPreTraining,
+    TriemoModel,
+)
 from triemo.processing import (
     TASK,
     MultimodalEmotionRecognitionPipeline,
@@ -131,6 +137,7 @@ _MODEL_CLASSES: dict[str, type] = {
     "AutoConfig": TriemoConfig,
     "AutoModel": TriemoModel,
     "AutoModelForPreTraining": TriemoForPreTraining,
+    "AutoModelForTokenClassification": TriemoForEmotionSequence,
     **{f"AutoModelFor{task}": TriemoForEmotionClassification for task in _CLASSIFIES},
 }
 # Parts of processor_config.json: the Auto class that reads each, and our class.

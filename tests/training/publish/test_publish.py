@@ -144,7 +144,12 @@ def test_published_in_one_commit_with_all_that_belongs_to_it(published):
     lines = files["requirements.txt"].decode().splitlines()
     assert {line.rstrip("<>=.,0123456789") for line in lines} >= {"torch", "transformers", "av", "pillow"}
     config = json.loads(files["config.json"])
-    assert set(config["auto_map"]) >= {"AutoConfig", "AutoModelForPreTraining", *MODELS}
+    assert set(config["auto_map"]) >= {
+        "AutoConfig",
+        "AutoModelForPreTraining",
+        "AutoModelForTokenClassification",
+        *MODELS,
+    }
     card = ModelCard(files["README.md"].decode())
     assert card.data.pipeline_tag == "video-classification" and "user/tiny" in first_example(card.text)
 
