@@ -9,6 +9,7 @@ left out, because none of the seven classes means the same:
 - CREMA-D and CMU-MOSEI have no surprise or no neutral of their own; nothing is invented for it.
 - XED's anticipation and trust, and CPED's positive-other and negative-other are none of the seven.
   CPED's grateful and relaxed become joy, depress sadness and worried fear: the nearest of its own valence.
+- FERPlus votes for contempt, for unknown and for no face (NF) name none of the seven; contempt is not disgust.
 - CMU-MOSI, CMU-MOSEI and CH-SIMS scores say good or bad, which is no emotion, and have no map.
 """
 
@@ -22,12 +23,14 @@ __all__ = [
     "EKMAN_LABELS",
     "EMOTIONS",
     "FER2013_LABELS",
+    "FERPLUS_VOTES",
     "GOEMOTIONS_LABELS",
     "IEMOCAP_CODES",
     "LABEL_MAP_VERSION",
     "MOSEI_LABELS",
     "OWN_LABELS",
     "POLARITIES",
+    "RAF_DB_LABELS",
     "RAVDESS_LABELS",
     "TO_SEVEN",
     "label2id",
@@ -44,6 +47,13 @@ label2id = {name: index for index, name in enumerate(EMOTIONS)}
 RAVDESS_LABELS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 # Official order of the FER2013 csv (Goodfellow et al., 2013).
 FER2013_LABELS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+# Columns of the official csv of votes (Barsoum et al., 2016).
+FERPLUS_VOTES = (
+    *("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"),
+    *("unknown", "NF"),
+)
+# Numbered 1 to 7 in the official list (Li et al., 2017).
+RAF_DB_LABELS = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
 # Order of `labels.txt` in the ekman grouping of GoEmotions (Demszky et al., 2020).
 EKMAN_LABELS = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
 # Order of `labels.txt` of the original grouping (Demszky et al., 2020).
@@ -128,6 +138,8 @@ OWN_LABELS: dict[str, tuple[str, ...]] = {
     "goemotions": GOEMOTIONS_LABELS,
     "meld": EKMAN_LABELS,
     "fer2013": FER2013_LABELS,
+    "ferplus": FERPLUS_VOTES,
+    "raf_db": RAF_DB_LABELS,
     "ravdess": RAVDESS_LABELS,
     "crema_d": tuple(CREMA_D_CODES.values()),
     "iemocap": tuple(name for name in IEMOCAP_CODES.values() if name is not None),
@@ -177,6 +189,27 @@ TO_SEVEN: dict[str, dict[str, str | None]] = {
         "happy": "joy",
         "sad": "sadness",
         "surprise": "surprise",
+        "neutral": "neutral",
+    },
+    "ferplus": {
+        "neutral": "neutral",
+        "happiness": "joy",
+        "surprise": "surprise",
+        "sadness": "sadness",
+        "anger": "anger",
+        "disgust": "disgust",
+        "fear": "fear",
+        "contempt": None,
+        "unknown": None,
+        "NF": None,
+    },
+    "raf_db": {
+        "surprise": "surprise",
+        "fear": "fear",
+        "disgust": "disgust",
+        "happiness": "joy",
+        "sadness": "sadness",
+        "anger": "anger",
         "neutral": "neutral",
     },
     # The grouping that comes with the corpus, whose seven names stand for themselves.

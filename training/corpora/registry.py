@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 
 from triemo.training.corpora.acted import acted_tables
 from triemo.training.corpora.dialogue import cped_table, meld_table
-from triemo.training.corpora.images import fer2013_table
+from triemo.training.corpora.images import fer2013_table, ferplus_table, raf_db_table
 from triemo.training.corpora.mosi import ch_sims_table, cmu_mosei_table, cmu_mosi_table
 from triemo.training.corpora.speech import crema_d_table, iemocap_table, ravdess_table
 from triemo.training.corpora.text import brighter_table, goemotions_table, smp2020_table, xed_table
@@ -40,6 +40,8 @@ CORPORA = {
     "smp2020": Corpus(smp2020_table, ()),
     "cped": Corpus(cped_table, ("dialogue",)),
     "fer2013": Corpus(fer2013_table, ()),
+    "ferplus": Corpus(ferplus_table, ()),
+    "raf_db": Corpus(raf_db_table, ()),
     "ravdess": Corpus(ravdess_table, ("speaker",)),
     "crema_d": Corpus(crema_d_table, ("speaker",)),
     **{name: Corpus(read, ("speaker",)) for name, read in acted_tables.items()},
