@@ -20,6 +20,7 @@ from transformers import HfArgumentParser
 from triemo.training.common import write_json
 from triemo.training.recipes.audio import train_audio
 from triemo.training.recipes.benchmarks import train_benchmarks
+from triemo.training.recipes.faces import train_faces
 from triemo.training.recipes.joint import train_joint
 from triemo.training.recipes.measure import train_evaluate
 from triemo.training.recipes.stages import ReleaseRun
@@ -30,6 +31,7 @@ __all__ = ["main", "read_stages"]
 
 KINDS = {
     "vision": train_vision,
+    "faces": train_faces,
     "text": train_text,
     "audio": train_audio,
     "joint": train_joint,

@@ -1,10 +1,16 @@
+import io
+
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from triemo.training.data.augmentation import (
     augment_faces,
     augment_log_mel,
+    cut_mix,
+    disturb_faces,
+    jpeg_loss,
     mix_up,
     normalise_faces,
     one_hot,
@@ -37,6 +43,51 @@ def test_faces_change_at_full_strength_and_stay_finite():
     assert images.shape == (8, 1, 64, 64)
     assert images.isfinite().all()
     assert not torch.allclose(images, normalise_faces(pixels, 64))
+
+
+def test_undisturbed_faces_are_plain_or_flipped():
+    pixels = torch.randint(0, 256, (16, 64, 64), dtype=torch.uint8)
+    images, plain = disturb_faces(pixels, strength=0.0), normalise_faces(pixels, 64)
+    # Black is raised by a thousandth, so that gamma has no zero to work on.
+    same = [torch.allclose(a, b, atol=5e-3) for a, b in zip(images, plain, strict=True)]
+    flipped = [torch.allclose(a.flip(-1), b, atol=5e-3) for a, b in zip(images, plain, strict=True)]
+    assert all(a != b for a, b in zip(same, flipped, strict=True)) and any(same) and any(flipped)
+
+
+def test_disturbed_faces_stay_finite_and_leave_their_source():
+    pixels = torch.randint(0, 256, (64, 64, 64), dtype=torch.uint8)
+    before = pixels.clone()
+    images = disturb_faces(pixels, torch.arange(64) < 32)
+    assert torch.equal(pixels, before) and images.shape == (64, 1, 64, 64) and images.isfinite().all()
+    assert not torch.allclose(images, normalise_faces(pixels, 64), atol=0.1)
+
+
+def test_tight_faces_are_widened_as_a_detector_would():
+    """A white square in the middle becomes smaller by the share that MTCNN's crop is larger, and lower in the crop."""
+    pixels = torch.zeros(200, 96, 96, dtype=torch.uint8)
+    pixels[:, 24:72, 24:72] = 255
+    images = disturb_faces(pixels, torch.ones(200, dtype=torch.bool), strength=0.0)
+    white = images[:, 0] > 0
+    sides = white.any(1).sum(1)
+    wide = sides < 46
+    assert 50 < wide.sum() < 110 and (sides[~wide] == 48).all()
+    assert sides[wide].float().mean() == pytest.approx(48 / 1.19, abs=1.5)
+    rows = (torch.arange(96) * white[wide].any(2)).sum(1) / white[wide].any(2).sum(1)
+    assert rows.float().mean() == pytest.approx(47.5 + 0.045 / 1.19 * 96, abs=1)
+
+
+@pytest.mark.parametrize("quality", [10, 40, 80])
+def test_jpeg_loss_is_that_of_pillow(quality):
+    ramp = torch.linspace(0, 255, 64)
+    pixels = ((ramp + ramp[:, None]) / 2 + 40 * torch.rand(64, 64)).clamp(0, 255).round()
+    file = io.BytesIO()
+    Image.fromarray(pixels.byte().numpy()).save(file, "jpeg", quality=quality)
+    wanted = np.asarray(Image.open(file), dtype=np.float32)
+    lost = jpeg_loss(pixels[None, None] / 255, torch.tensor([float(quality)]))[0, 0].numpy() * 255
+    assert np.abs(lost - wanted).mean() < 0.8  # Pillow rounds to whole levels
+    assert np.abs(pixels.numpy() - wanted).mean() > 2
+    with pytest.raises(ValueError, match="images: got 20 pixels a side"):
+        jpeg_loss(torch.zeros(1, 1, 20, 20), torch.ones(1))
 
 
 def test_log_mel_padding_stays_zero_and_input_is_untouched():
@@ -78,6 +129,13 @@ def test_mix_up_mixes_inputs_and_targets_alike():
     assert torch.allclose(soft.sum(1), torch.ones(4))
     same, unchanged = mix_up(inputs, targets, alpha=0.0)
     assert same is inputs and unchanged is targets
+
+
+def test_cut_mix_weighs_targets_by_the_area():
+    images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 16, 16)
+    mixed, targets = cut_mix(images, torch.arange(4.0)[:, None])
+    assert torch.allclose(mixed.mean((1, 2, 3)), targets[:, 0], atol=1e-5)
+    assert images[0].sum() == 0
 
 
 def test_one_hot_lets_soft_targets_pass():
