@@ -14,8 +14,16 @@ from rich.console import Console
 from rich.progress import track
 
 from triemo.serving import printing
-from triemo.serving.reading import Reading, load_reader, read_sample, read_subsets
-from triemo.serving.samples import UsageError, demo_sample, make_sample
+from triemo.serving.reading import (
+    Evidence,
+    Reading,
+    load_reader,
+    read_sample,
+    read_subsets,
+    reading_document,
+    subsets_document,
+)
+from triemo.serving.samples import Sample, UsageError, demo_sample, make_sample
 from triemo.training.common import default_model
 
 __all__ = ["demo", "predict"]
@@ -71,7 +79,7 @@ def predict(
         documents = [_document(result, model or default_model(), top_k) for result in results]
         print(json.dumps(documents if len(names) > 1 else documents[0], indent=2))
         for reading in readings:
-            _warn_of_fallback(reading)
+            _warn_of_fallback(reading.sample, reading.evidence)
     elif readings:
         _print_tables(readings, len(names) > 1, top_k, get_reader().model.config.problem_type != "regression")
     return int(len(readings) < len(results))
@@ -103,14 +111,8 @@ def demo(
     reader = _load_quietly(Console(stderr=True), model, device)
     read = read_subsets(reader, sample, **options)
     if as_json:
-        reading = Reading(sample, read.evidence, read.ranked)
-        document = {
-            **_reading_document(reading, model or default_model()),
-            "subsets": [{"modalities": list(subset), "scores": by_label} for subset, by_label in read.scores.items()],
-            "contributions": {"label": read.label, "without_input": read.empty, **read.parts},
-        }
-        print(json.dumps(document, indent=2))
-        _warn_of_fallback(reading)
+        print(json.dumps({**subsets_document(read), "model": model or default_model()}, indent=2))
+        _warn_of_fallback(sample, read.evidence)
         return
     console = Console()
     printing.print_sample(console, sample, read.evidence)
@@ -133,33 +135,16 @@ def _error_line(errors: Console, name: str, error: ValueError) -> str:
     return message
 
 
-def _reading_document(reading: Reading, model: str, top_k: int | None = None) -> dict[str, Any]:
-    """The JSON of a reading."""
-    evidence = reading.evidence
-    faces = None if evidence.faces is None else {"with_face": evidence.faces[0], "sampled": evidence.faces[1]}
-    return {
-        "file": reading.sample.file,
-        "text": reading.sample.inputs.get("text"),
-        "model": model,
-        "label": reading.scores[0]["label"],
-        "score": reading.scores[0]["score"],
-        "scores": reading.scores[:top_k],
-        "modalities": list(evidence.modalities),
-        "frames": faces,
-        "missing": evidence.missing,
-    }
-
-
-def _warn_of_fallback(reading: Reading) -> None:
+def _warn_of_fallback(sample: Sample, evidence: Evidence) -> None:
     """The note that stands in the tables, on stderr."""
-    note = printing.fallback_note(reading.evidence.missing, reading.evidence.modalities)
+    note = printing.fallback_note(evidence.missing, evidence.modalities)
     if note:
-        print(f"triemo: {reading.sample.name}: {note}", file=sys.stderr)
+        print(f"triemo: {sample.name}: {note}", file=sys.stderr)
 
 
 def _document(result: Reading | tuple[str, str], model: str, top_k: int | None) -> dict[str, Any]:
     if isinstance(result, Reading):
-        return _reading_document(result, model, top_k)
+        return {**reading_document(result, top_k), "model": model}
     return {"file": result[0], "error": result[1]}
 
 

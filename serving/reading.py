@@ -39,9 +39,11 @@ __all__ = [
     "present_modalities",
     "read_sample",
     "read_subsets",
+    "reading_document",
     "shapley_values",
     "subset_batch",
     "subset_scores",
+    "subsets_document",
     "subsets_of",
     "uninformed_score",
 ]
@@ -255,6 +257,31 @@ def read_subsets(reader: Any, sample: Sample, **options: Any) -> SubsetReading:
     together = scores[evidence.modalities]
     label = max(together, key=together.__getitem__)
     return SubsetReading(sample, evidence, scores, label, empty, contributions(scores, label, empty), tensors)
+
+
+def reading_document(reading: Reading, top_k: int | None = None) -> dict[str, Any]:
+    """The JSON of a reading: what was given, the scores, what they rest on."""
+    evidence = reading.evidence
+    faces = None if evidence.faces is None else {"with_face": evidence.faces[0], "sampled": evidence.faces[1]}
+    return {
+        "file": reading.sample.file,
+        "text": reading.sample.inputs.get("text"),
+        "label": reading.scores[0]["label"],
+        "score": reading.scores[0]["score"],
+        "scores": reading.scores[:top_k],
+        "modalities": list(evidence.modalities),
+        "frames": faces,
+        "missing": evidence.missing,
+    }
+
+
+def subsets_document(read: SubsetReading) -> dict[str, Any]:
+    """The JSON of a reading from every subset: also each one's scores, and each modality's contribution."""
+    return {
+        **reading_document(Reading(read.sample, read.evidence, read.ranked)),
+        "subsets": [{"modalities": list(subset), "scores": by_label} for subset, by_label in read.scores.items()],
+        "contributions": {"label": read.label, "without_input": read.empty, **read.parts},
+    }
 
 
 @contextmanager

@@ -80,6 +80,10 @@ NOT_RUN = {
     "hf auth login": "network",
     "source .venv/bin/activate": "changes the shell",
     "python -m triemo.serving.endpoint.server runs/mine --port 8080": "does not end; serving/endpoint/test_server.py",
+    "curl $PAGE/gradio_api/call/v2/emotions -H 'Content-Type: application/json' -d '{\"words\": \"I miss you\"}'": (
+        "needs a page; tests/serving/page/test_app.py"
+    ),
+    "curl -N $PAGE/gradio_api/call/emotions/$EVENT_ID": "needs a page; tests/serving/page/test_app.py",
     "triemo serve": "does not end; tests/serving/page/test_app.py opens the page",
     "triemo serve --model runs/mine --port 8080": "does not end",
     "triemo export --model runs/mine --output onnx/": "a minute; tests/serving/onnx/test_reader.py exports",
@@ -475,7 +479,7 @@ def test_requests_to_the_endpoint(at_work, checkpoint):
     with serve(handler) as address:
         answers = []
         for block in fenced("serving/README.md", "bash"):
-            if "curl" in block:
+            if "$ENDPOINT" in block:
                 script = f"ENDPOINT={address}\n{block.replace('curl ', 'curl -sS ')}"
                 done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
                 decoder = json.JSONDecoder()

@@ -42,6 +42,7 @@ __all__ = [
     "EndpointHandler",
     "Limits",
     "check_media",
+    "checked_text",
     "fetch_url",
     "present_modalities",
     "subsets_of",
@@ -229,23 +230,12 @@ class EndpointHandler:
         for name, value in present.items():
             field = f"{where}.{name}"
             if name == "text":
-                sample[name] = self._text(value, field)
+                sample[name] = checked_text(value, field, self.limits)
                 continue
             content = self._content(value, field, room, deadline)
             room -= len(content)
             sample[name] = {"bytes": content, "path": field}  # the name that errors call it by
         return sample, room
-
-    def _text(self, value: Any, field: str) -> str:
-        if not isinstance(value, str):
-            raise ValueError(f"{field}: expected a string, got {type(value).__name__}.")
-        if len(value) > self.limits.characters:
-            raise ValueError(f"{field}: at most {self.limits.characters} characters, got {len(value)}.")
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:  # JSON can hold half of a pair
-            raise ValueError(f"{field}: a lone surrogate at character {error.start} is no text.") from error
-        return value
 
     def _content(self, value: Any, field: str, room: int, deadline: float) -> bytes:
         """The bytes of a medium. A string is never a path: whoever sends one would read the machine's files."""
@@ -372,6 +362,24 @@ def present_modalities(tensors: Mapping[str, Any]) -> tuple[str, ...]:
 def subsets_of(modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
     """All non-empty subsets, the single ones first, all together last."""
     return [subset for size in range(1, len(modalities) + 1) for subset in combinations(modalities, size)]
+
+
+def checked_text(value: Any, name: str, limits: Limits) -> str:
+    """
+    The text.
+
+    Raises:
+        ValueError: no string, too long, or no text (JSON can hold half of a surrogate pair).
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{name}: expected a string, got {type(value).__name__}.")
+    if len(value) > limits.characters:
+        raise ValueError(f"{name}: at most {limits.characters} characters, got {len(value)}.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name}: a lone surrogate at character {error.start} is no text.") from error
+    return value
 
 
 def check_media(content: bytes, name: str, limits: Limits) -> float:

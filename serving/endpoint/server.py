@@ -15,7 +15,8 @@ from typing import Any
 
 import triemo.processing  # noqa: F401  registers the pipeline, which a published folder names itself
 from triemo.serving.endpoint.handler import BusyError, EndpointHandler, Limits
-from triemo.serving.reading import checkpoint_folder, default_model
+from triemo.serving.reading import checkpoint_folder
+from triemo.training.common import default_model
 
 __all__ = ["EndpointServer", "main", "most_body_bytes", "parse_arguments"]
 

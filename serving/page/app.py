@@ -2,6 +2,8 @@
 
 Nothing that a visitor gives is kept: there are no analytics, no flagging, no history; files lie in a temporary folder
 until they are replaced or the page is closed, ten minutes at most, and the folder goes when the server stops.
+
+Programs call `/emotions`, which answers in JSON: see "The page" in serving/README.md. It has the page's limits.
 """
 
 import base64
@@ -25,18 +27,39 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from huggingface_hub import RepoCard  # noqa: E402
 from PIL import Image  # noqa: E402
+from starlette.exceptions import HTTPException  # noqa: E402
+from starlette.middleware import Middleware  # noqa: E402
+from starlette.responses import JSONResponse  # noqa: E402
 
-from triemo.serving.endpoint.handler import Limits, check_media  # noqa: E402
+from triemo.serving.endpoint.handler import Limits, check_media, checked_text  # noqa: E402
 from triemo.serving.printing import DISCLAIMER, NAMES, fallback_note, percent, read_from  # noqa: E402
-from triemo.serving.reading import SubsetReading, load_reader, read_subsets, uninformed_score  # noqa: E402
+from triemo.serving.reading import (  # noqa: E402
+    SubsetReading,
+    load_reader,
+    read_subsets,
+    subsets_document,
+    uninformed_score,
+)
 from triemo.serving.samples import ASSETS, Sample  # noqa: E402
 
-__all__ = ["Uploads", "build_app", "data_uri", "face_pictures", "open_page", "problem_html", "reading_html", "serve"]
+__all__ = [
+    "BodyLimit",
+    "Uploads",
+    "build_app",
+    "data_uri",
+    "face_pictures",
+    "open_page",
+    "problem_html",
+    "reading_html",
+    "serve",
+]
 
 LIMITS = Limits()
 SECONDS_KEPT = 600
 SECONDS_BETWEEN_SWEEPS = 60
 MOST_WAITING = 20
+CALL_BYTES = 1_000_000  # of a call: the words, and the names of uploaded files
+UPLOAD_BYTES = 2 * LIMITS.media_bytes + CALL_BYTES  # a video and a voice
 INTRODUCTION = f"""# Triemo
 What do the words, the voice and the face express? Give any of the three: each alone, every pair and all together are
 read side by side.
@@ -112,6 +135,7 @@ def _launch(page: gr.Blocks, theme: Any, host: str | None, port: int | None) -> 
             css_paths=[ASSETS / "app.css"],
             allowed_paths=[str(ASSETS)],
             max_file_size=LIMITS.media_bytes,
+            app_kwargs={"middleware": [Middleware(BodyLimit)]},
             footer_links=[],
             enable_monitoring=False,
             share=False,
@@ -137,20 +161,30 @@ def build_app(reader: Any) -> gr.Blocks:
     uploads = Uploads()
     sentence = (ASSETS / "demo.txt").read_text("utf-8").strip()
 
+    def reading_of(video: str | None, voice: str | None, words: str | None) -> SubsetReading:
+        inputs: dict[str, Any] = {}
+        for name, file in (("video", video), ("audio", voice)):
+            if file:
+                inputs[name] = _content(file)
+        if words and words.strip():
+            inputs["text"] = checked_text(words, "words", LIMITS).strip()
+        if not inputs:
+            raise ValueError("Nothing to read yet: add a video or a voice, or type what is said.")
+        return read_subsets(reader, Sample("the input", None, inputs))
+
     def read(video: str | None, voice: str | None, words: str | None) -> str:
         try:
-            inputs: dict[str, Any] = {}
-            for name, file in (("video", video), ("audio", voice)):
-                if file:
-                    inputs[name] = _content(file)
-            if words and words.strip():
-                inputs["text"] = words.strip()
-            if not inputs:
-                raise ValueError("Nothing to read yet: add a video or a voice, or type what is said.")
-            reading = read_subsets(reader, Sample("the input", None, inputs))
+            reading = reading_of(video, voice, words)
         except ValueError as error:
             return problem_html(str(error))
         return reading_html(reading, face_pictures(reader, reading.tensors))
+
+    def emotions(video: str | None = None, voice: str | None = None, words: str | None = None) -> dict[str, Any]:
+        try:
+            document = subsets_document(reading_of(video, voice, words))
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        return {name: value for name, value in document.items() if name != "file"}
 
     def remember(video: str | None, voice: str | None, request: gr.Request) -> None:
         uploads.keep(str(request.session_hash), [file for file in (video, voice) if file])
@@ -180,17 +214,64 @@ def build_app(reader: Any) -> gr.Blocks:
         gr.Markdown(PRIVACY)
 
         given = [video, voice, words]
+        for upload in (video, voice):
+            _refuse_urls(upload)
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         asked = {"fn": read, "inputs": given, "outputs": result, "show_progress": "minimal", "scroll_to_output": True}
-        gr.on([button.click, words.submit], **asked, api_name="read")
+        one_at_a_time: dict[str, Any] = {"concurrency_id": "reading", "concurrency_limit": 1}
+        gr.on([button.click, words.submit], **asked, **one_at_a_time, api_name="read", api_visibility="undocumented")
+        gr.Button(visible=False).click(
+            emotions, inputs=given, outputs=gr.JSON(visible=False), **one_at_a_time, api_name="emotions"
+        )
         examples = {clip_example: (str(ASSETS / "demo.mp4"), None, sentence), words_example: (None, None, sentence)}
         for example, values in examples.items():
             filled = example.click(lambda values=values: values, outputs=given, **private)
-            filled.then(**asked, api_visibility="private")
+            filled.then(**asked, **one_at_a_time, api_visibility="private")
         clear.click(lambda: (None, None, "", NOTHING_YET), outputs=[*given, result], **private)
         gr.on([video.change, voice.change], remember, inputs=[video, voice], queue=False, **private)
         page.unload(forget)
     return page
+
+
+def _refuse_urls(component: Any) -> None:
+    """In place of an uploaded file a call may name a URL, and the library would fetch all of it, whatever its size."""
+    taken = component.async_move_resource_to_block_cache
+
+    async def uploads_alone(source: str | Path | None) -> str | None:
+        if source is not None and "://" in str(source):
+            raise gr.Error("a file must be uploaded here; URLs are not fetched.", print_exception=False)
+        return await taken(source)
+
+    component.async_move_resource_to_block_cache = uploads_alone
+
+
+class BodyLimit:
+    """Refuses requests with larger bodies than the page's own ever have, before they are held in memory."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answers 413 to a stated length that is too large, and ends what states none and goes on too long."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        most = UPLOAD_BYTES if scope["path"].rstrip("/").endswith("/upload") else CALL_BYTES
+        stated = dict(scope["headers"]).get(b"content-length", b"0")
+        if not stated.isdigit() or int(stated) > most:
+            await JSONResponse({"detail": f"a request here may have {most} bytes."}, 413)(scope, receive, send)
+            return
+        taken = 0
+
+        async def counted() -> Any:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > most:
+                raise HTTPException(413, f"a request here may have {most} bytes.")
+            return message
+
+        await self.app(scope, counted, send)
 
 
 def _content(file: str) -> dict[str, Any]:

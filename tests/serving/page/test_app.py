@@ -2,13 +2,16 @@
 
 import base64
 import io
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,6 +138,92 @@ def test_clip_voice_and_words(client, reader, assets, clips):
     assert html.count("<img") == 4  # one of each frame looked at
 
 
+def test_programs_are_answered_in_json(client, reader, assets):
+    answer = client.predict({"video": handle_file(assets / "demo.mp4")}["video"], None, SENTENCE, api_name="/emotions")
+    clip = {"video": str(assets / "demo.mp4"), "text": SENTENCE}
+    expected = reader(clip)
+    assert [entry["label"] for entry in answer["scores"]] == [entry["label"] for entry in expected]
+    assert [e["score"] for e in answer["scores"]] == pytest.approx([e["score"] for e in expected], abs=1e-6)
+    assert answer["modalities"] == ["text", "audio", "vision"] and answer["missing"] == []
+    assert answer["frames"] == {"with_face": 4, "sampled": 4}
+    scores = subset_scores(reader, reader.preprocess(clip))
+    got = {tuple(part["modalities"]): part["scores"] for part in answer["subsets"]}
+    assert got.keys() == scores.keys()
+    assert all(got[subset] == pytest.approx(by_label, abs=1e-6) for subset, by_label in scores.items())
+    parts = {name: part for name, part in answer["contributions"].items() if name != "label"}
+    assert sum(parts.values()) == pytest.approx(answer["score"])
+    assert str(assets) not in json.dumps(answer) and "gradio" not in json.dumps(answer)
+
+
+def call(client: Client, **inputs: Any) -> tuple[str, Any]:
+    """As serving/README.md tells people to: event and data of the answer, by HTTP alone."""
+    url = f"{client.src}gradio_api/call"
+    request = urllib.request.Request(
+        f"{url}/v2/emotions", json.dumps(inputs).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        event = json.load(response)["event_id"]
+    with urllib.request.urlopen(f"{url}/emotions/{event}", timeout=60) as response:
+        (kind, data), *_ = re.findall(r"event: (complete|error)\ndata: (.*)", response.read().decode())
+    return kind, json.loads(data)
+
+
+def test_a_call_by_name_over_http(client, reader):
+    kind, (answer,) = call(client, words=SENTENCE)
+    best = reader({"text": SENTENCE})[0]
+    assert kind == "complete" and (answer["label"], answer["text"]) == (best["label"], SENTENCE)
+    assert answer["score"] == pytest.approx(best["score"], abs=1e-6) and answer["modalities"] == ["text"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({}, "Nothing to read yet"),
+        ({"words": "a" * 10_001}, "words: at most 10000 characters, got 10001"),
+        ({"words": "oh \ud83d"}, "words: a lone surrogate at character 3"),
+    ],
+)
+def test_limits_hold_in_calls_too(client, inputs, said):
+    kind, answer = call(client, **inputs)
+    assert kind == "error" and said in answer["error"]
+    html = client.predict(None, None, "a" * 10_001, api_name="/read")
+    assert "words: at most 10000 characters" in html
+
+
+@pytest.mark.parametrize("name", ["video", "voice"])
+def test_urls_in_calls_are_not_fetched(client, name, monkeypatch):
+    fetched = []
+
+    async def fetch(url: str, **_: Any) -> str:
+        fetched.append(url)
+        raise ValueError("fetched")
+
+    monkeypatch.setattr("gradio.processing_utils.async_ssrf_protected_download", fetch)
+    file = {"path": "https://example.com/large.mp4", "meta": {"_type": "gradio.FileData"}}
+    kind, answer = call(client, **{name: file})
+    assert fetched == [] and kind == "error" and "URLs are not fetched" in answer["error"]
+
+
+def test_large_requests_are_refused_unread(client):
+    host, port = client.src.removeprefix("http://").rstrip("/").split(":")
+    call, upload = "/gradio_api/call/emotions", "/gradio_api/upload"
+    refused = [
+        (call, f"Content-Length: {app.CALL_BYTES + 1}\r\n\r\n".encode(), "413"),
+        (call, b"Content-Length: 300000000\r\n\r\n", "413"),
+        (upload, f"Content-Length: {app.UPLOAD_BYTES + 1}\r\n\r\n".encode(), "413"),
+        # In chunks, which state no length.
+        (call, b"Transfer-Encoding: chunked\r\n\r\n" + b"186a0\r\n" + b"x" * 100_000 + b"\r\n", "413"),
+    ]
+    for path, rest, status in refused:
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n".encode())
+            connection.sendall(rest)
+            if b"chunked" in rest:
+                for _ in range(10):
+                    connection.sendall(b"186a0\r\n" + b"x" * 100_000 + b"\r\n")
+            assert connection.recv(1000).split()[1].decode() == status, path
+
+
 def test_problems_are_said_in_place_of_a_reading(client, clips, tmp_path, monkeypatch):
     def answer(video=None, voice=None, words=None):
         given = [handle_file(file) if file else None for file in (video, voice)]
@@ -186,7 +275,7 @@ def test_the_page_asks_for_no_analytics_and_keeps_no_history(client, reader):
     assert page.delete_cache == (60, 600)
     config = client.config
     assert config["run_history"] is False and config["analytics_enabled"] is False
-    assert [one["api_name"] for one in config["dependencies"] if one.get("api_visibility") == "public"] == ["read"]
+    assert [one["api_name"] for one in config["dependencies"] if one.get("api_visibility") == "public"] == ["emotions"]
 
 
 def test_a_regression_model_is_refused(reader, monkeypatch):
