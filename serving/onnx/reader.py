@@ -30,11 +30,10 @@ from triemo.serving.onnx.processing.media_triemo import (
 from triemo.serving.onnx.processing.pictures_triemo import Clip, checked_image_settings, picture_arrays
 from triemo.serving.onnx.processing.samples_triemo import TASK, has_sound, read_input, sample_frames, stack_padded
 from triemo.serving.reading import MASKS
+from triemo.training.export import GRAPHS, METADATA, TOKENIZER
 
 __all__ = ["OnnxConfig", "OnnxEmotionReader", "OnnxInputs"]
 
-GRAPHS = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
-METADATA = "triemo"
 _PARAMETERS = ("use_sound_track", "sampling_rate", "num_frames", "frame_rate")
 
 
@@ -203,9 +202,9 @@ class OnnxInputs:
         self._make_detector = make_detector
         self._detectors: dict[tuple[int, int], Any] = {}
         if "text" in self.modalities:
-            file = folder / "tokenizer.json"
+            file = folder / TOKENIZER
             if not file.is_file():
-                raise ValueError(f"model: no tokenizer.json beside the graph in {folder}.")
+                raise ValueError(f"model: no {TOKENIZER} beside the graph in {folder}.")
             self.pad_token_id = facts["text"]["pad_token_id"]
             self._tokenizer = Tokenizer.from_file(str(file))
             self._tokenizer.no_padding()

@@ -17,7 +17,8 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `export
 import onnx  # noqa: E402
 
 from triemo.processing import TriemoFeatureExtractor  # noqa: E402
-from triemo.training.export.folder import METADATA, example_inputs, export_onnx, largest_difference  # noqa: E402
+from triemo.training.export import METADATA  # noqa: E402
+from triemo.training.export.folder import example_inputs, export_onnx, largest_difference  # noqa: E402
 from triemo.training.export.graph import LogMel, TriemoGraph  # noqa: E402
 
 TEMPERATURES = {"text": 1.5, "audio+vision": 0.7}

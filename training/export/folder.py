@@ -19,16 +19,15 @@ import onnx
 import torch
 
 from triemo.modeling.inputs_triemo import MASKS
+from triemo.training.export import GRAPHS, METADATA, TOKENIZER
 from triemo.training.export.faces import export_face_networks
 from triemo.training.export.graph import TriemoGraph
-from triemo.training.export.int8 import quantize_int8, skip_absent_towers, tower_states
+from triemo.training.export.rewrites import quantize_int8, skip_absent_towers, tower_states
 
-__all__ = ["METADATA", "OPSET", "TOLERANCE", "describe", "example_inputs", "export_onnx", "largest_difference"]
+__all__ = ["OPSET", "TOLERANCE", "describe", "example_inputs", "export_onnx", "largest_difference"]
 
-METADATA = "triemo"  # key of the JSON in a graph's metadata
 OPSET = 21  # the first in which blocks of a weight have scales of their own
 TOLERANCE = 1e-4  # of the logits, against torch
-GRAPH, GRAPH_INT8, TOKENIZER = "model.onnx", "model_int8.onnx", "tokenizer.json"
 
 
 def export_onnx(model: Any, processor: Any, output: str | Path, int8: bool = True) -> dict[str, Any]:
@@ -64,14 +63,14 @@ def export_onnx(model: Any, processor: Any, output: str | Path, int8: bool = Tru
         work = Path(name)
         inputs = example_inputs(model, processor)
         graph = TriemoGraph(model, processor.feature_extractor).eval()
-        _write_graph(graph, inputs, config.modalities, work / GRAPH, metadata)
-        states = tower_states(work / GRAPH, config.modalities)
+        _write_graph(graph, inputs, config.modalities, work / GRAPHS["fp32"], metadata)
+        states = tower_states(work / GRAPHS["fp32"], config.modalities)
         if int8:
-            quantize_int8(work / GRAPH, work / GRAPH_INT8)
-            skip_absent_towers(work / GRAPH_INT8, states, MASKS)
-            _set_metadata(work / GRAPH_INT8, metadata)
-        skip_absent_towers(work / GRAPH, states, MASKS)
-        difference = largest_difference(graph, work / GRAPH, inputs, config.modalities)
+            quantize_int8(work / GRAPHS["fp32"], work / GRAPHS["int8"])
+            skip_absent_towers(work / GRAPHS["int8"], states)
+            _set_metadata(work / GRAPHS["int8"], metadata)
+        skip_absent_towers(work / GRAPHS["fp32"], states)
+        difference = largest_difference(graph, work / GRAPHS["fp32"], inputs, config.modalities)
         if not difference <= TOLERANCE:
             raise ValueError(
                 f"the graph's logits differ from torch's by {difference:.2g}, expected {TOLERANCE} or less."

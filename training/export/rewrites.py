@@ -29,7 +29,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-__all__ = ["MODULE_OF", "quantize_int8", "scope_of", "skip_absent_towers", "tower_states"]
+from triemo.modeling.inputs_triemo import MASKS
+
+__all__ = ["quantize_int8", "skip_absent_towers", "tower_states"]
 
 BLOCKS = (32, 16)  # values that share a scale; the first that divides the length
 # The last part of PyTorch's name of the module that a product belongs to.
@@ -37,8 +39,8 @@ IN_INT8 = re.compile(r"(audio_tower\..*\.(q_proj|fc1|fc2)|triemo\.layers\..*|fus
 IN_FLOAT = re.compile(
     r"(audio_tower\..*\.(v_proj|out_proj)|front_end.*|classifier.*|.*_projection|.*_embedding\.projection)$"
 )
-MODULE_OF = "pkg.torch.onnx.name_scopes"
 SMALLEST = 4096  # values; smaller weights are not worth a node of their own
+SCOPES = "pkg.torch.onnx.name_scopes"  # where torch's exporter notes the modules that a node was traced in
 
 
 def quantize_int8(source: Path, target: Path) -> None:
@@ -54,7 +56,7 @@ def quantize_int8(source: Path, target: Path) -> None:
     in_int8 = []
     stored: dict[str, int | None] = {}  # weights, and the axis along which their blocks lie, None for embeddings
     for node in model.graph.node:
-        scope = scope_of(node)
+        scope = _scope_of(node)
         if node.op_type == "Gather" and node.input[0] in weights:
             stored[node.input[0]] = None
         elif node.op_type not in ("MatMul", "Gemm", "Conv") or node.input[1] not in weights or IN_FLOAT.search(scope):
@@ -78,15 +80,6 @@ def quantize_int8(source: Path, target: Path) -> None:
         # without VNNI, and saturate there. Those of uint8 by uint8 are exact on every processor.
         weight_type=QuantType.QUInt8,
     )
-
-
-def scope_of(node: Any) -> str:
-    """Name of the innermost module that an exported node was traced in, such as `model.triemo.layers.0.fc1`."""
-    for entry in node.metadata_props:
-        if entry.key == MODULE_OF:
-            names = ast.literal_eval(entry.value)
-            return names[-2] if len(names) > 1 else ""
-    return ""
 
 
 def _takes_transposed(node: Any) -> bool:
@@ -126,8 +119,8 @@ def tower_states(file: Path, modalities: Iterable[str]) -> dict[str, str]:
     states = {}
     for modality in modalities:
         scope = f"model.triemo.{modality}_tower"
-        made = {name for node in graph.node if scope_of(node).startswith(scope) for name in node.output}
-        read = {name for node in graph.node if not scope_of(node).startswith(scope) for name in node.input}
+        made = {name for node in graph.node if _scope_of(node).startswith(scope) for name in node.output}
+        read = {name for node in graph.node if not _scope_of(node).startswith(scope) for name in node.input}
         found = [
             name
             for name in made & read & set(shapes)
@@ -138,23 +131,23 @@ def tower_states(file: Path, modalities: Iterable[str]) -> dict[str, str]:
     return states
 
 
-def skip_absent_towers(file: Path, states: Mapping[str, str], masks: Mapping[str, str]) -> None:
+def skip_absent_towers(file: Path, states: Mapping[str, str]) -> None:
     """
-    Rewrite a graph in place.
+    Put each tower of a graph, in place, behind the condition that its modality's mask has a valid step.
 
     Args:
         file: the graph.
         states: modality to the tower's output, from `tower_states` of the float32 graph (the quantiser drops the
             scopes that it goes by, and keeps the names).
-        masks: modality to the graph's input that says where it is present, (batch, steps).
     """
     model = onnx.load(file)
     for modality, name in states.items():
-        _skip(model.graph, modality, name, masks[modality])
+        _skip(model.graph, modality, name)
     onnx.save(model, file)
 
 
-def _skip(graph: Any, modality: str, states: str, mask: str) -> None:
+def _skip(graph: Any, modality: str, states: str) -> None:
+    """Move what only `states` needs into the branch of a condition whose other branch gives zeros."""
     kept, moved = _split(graph, states)
     shapes = {info.name: info for info in graph.value_info}
     dims = shapes[states].type.tensor_type.shape.dim
@@ -185,7 +178,7 @@ def _skip(graph: Any, modality: str, states: str, mask: str) -> None:
     zero = numpy_helper.from_array(np.array(0, dtype=np.int64), f"{prefix}_zero")
     condition = [
         helper.make_node("Shape", [steps], [f"{prefix}_steps"], start=0, end=2),
-        helper.make_node("ReduceMax", [mask], [f"{prefix}_largest"], keepdims=0),
+        helper.make_node("ReduceMax", [MASKS[modality]], [f"{prefix}_largest"], keepdims=0),
         helper.make_node("Greater", [f"{prefix}_largest", zero.name], [f"{prefix}_any"]),
         helper.make_node("If", [f"{prefix}_any"], [states], prefix, then_branch=present, else_branch=absent),
     ]
@@ -242,3 +235,12 @@ def _sides(info: Any) -> list[Any] | None:
     """The first two sides, by name or number; None where one is unknown."""
     sides = [side.dim_param or side.dim_value for side in info.type.tensor_type.shape.dim[:2]]
     return sides if len(sides) == 2 and all(sides) else None
+
+
+def _scope_of(node: Any) -> str:
+    """Name of the innermost module that an exported node was traced in, such as `model.triemo.layers.0.fc1`."""
+    for entry in node.metadata_props:
+        if entry.key == SCOPES:
+            names = ast.literal_eval(entry.value)
+            return names[-2] if len(names) > 1 else ""
+    return ""
