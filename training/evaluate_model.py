@@ -12,6 +12,7 @@ import json
 import logging
 import sys
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from triemo.training.arguments import check_source
 from triemo.training.common import command_line, write_json
 from triemo.training.data.collation import EmotionCollator
 from triemo.training.evaluation import EvaluationDataArguments, load_parts
-from triemo.training.metrics.calibration import FEWEST_ROWS, calibration_temperature
+from triemo.training.metrics.calibration import FEWEST_ROWS, calibration_temperature, groups_of
 from triemo.training.metrics.plots import check_matplotlib, plot_scores
 from triemo.training.metrics.scores import EmotionMetric, rounded
 from triemo.training.metrics.subsets import PRESENT, predict_subsets
@@ -141,29 +142,32 @@ def evaluate_rows(
 
 
 def calibrate(model: Any, collator: EmotionCollator, args: EvaluationArguments, state: PartialState) -> dict[str, Any]:
-    """Fit a temperature for each subset on the validation rows, corpora counting alike; store them by the weights.
-
-    A subset with too few rows gets none.
+    """
+    Fit a temperature for each subset on the validation rows, corpora counting alike; store them by the weights. It is
+    1 where it does not help speakers, dialogues or rows that it was not fitted to; a subset of too few rows gets none.
     """
     if collator.problem_type != "single_label_classification":
         raise ValueError(f"calibrate: fits one class a row, got a model for {collator.problem_type}.")
     file = Path(args.model) / "config.json"
     if not file.is_file():
         raise ValueError(f"calibrate: got the model {args.model}, expected a folder with config.json to store it in.")
-    found: dict[str, tuple[list, list, list]] = {}
-    for rows in load_parts(args, "validation").values():
-        targets = targets_of(collator, rows)
+    parts = list(load_parts(args, "validation").values())
+    names = iter(groups_of(parts))
+    found: dict[str, tuple[list, list, list, list]] = {}
+    for rows in parts:
+        targets, groups = targets_of(collator, rows), list(islice(names, len(rows)))
         by_subset, _ = predict_subsets(model, collator, rows, state, args.batch_size, calibrated=False)
         for name, by_row in by_subset.items():
             scored = [index for index in by_row if targets[index] >= 0]
-            logits, labels, weights = found.setdefault(name, ([], [], []))
+            logits, labels, members, weights = found.setdefault(name, ([], [], [], []))
             logits += [by_row[index] for index in scored]
             labels += targets[scored].tolist()
+            members += [groups[index] for index in scored]
             weights += [1 / len(scored)] * len(scored)
     present = len(found.pop(PRESENT)[0])
     before, after = model.config.calibration_temperature, {}
-    for name, (logits, labels, weights) in found.items():
-        fitted = calibration_temperature(logits, labels, weights)
+    for name, (logits, labels, members, weights) in found.items():
+        fitted = calibration_temperature(logits, labels, members, weights)
         if fitted is not None:
             after[name] = fitted
     if not after:

@@ -19,7 +19,7 @@ from triemo.modeling.losses_triemo import emotion_loss
 from triemo.training.arguments import DataArguments, FinetuneTrainingArguments, ModelArguments, parse_arguments
 from triemo.training.data.collation import EmotionCollator
 from triemo.training.data.sampling import CompositeRows, EmotionRows, StreamedRows
-from triemo.training.metrics.calibration import FEWEST_ROWS
+from triemo.training.metrics.calibration import FEWEST_ROWS, groups_of
 from triemo.training.metrics.scores import scores_for_trainer
 from triemo.training.run_folder import (
     find_checkpoint,
@@ -152,7 +152,9 @@ def finetune(
             for part, value in splits.get(name, {}).items()
         }
     if validation is not None and config.problem_type.startswith("single") and not start.soft_labels:
-        fitted = temperature(trainer, validation)
+        # The rows of a stream have no number to be found by.
+        parts = [] if data_args.streaming else [rows for rows, _ in splits["validation"].values()]
+        fitted = temperature(trainer, validation, groups_of(parts))
         if fitted is None:
             logger.info(f"Fewer than {FEWEST_ROWS} validation rows: scores are not calibrated (temperature 1).")
         results["calibration_temperature"] = fitted or 1.0

@@ -232,8 +232,8 @@ def score(trainer: EmotionTrainer, rows: Any, name: str) -> dict[str, float]:
     return {key.removeprefix(f"{name}_"): value for key, value in own.items()}
 
 
-def temperature(trainer: EmotionTrainer, rows: Any) -> float | None:
-    """The calibration temperature of the trained model; None with too few validation rows."""
+def temperature(trainer: EmotionTrainer, rows: Any, groups: Sequence[str]) -> float | None:
+    """The calibration temperature of the trained model; None with too few validation rows. See `groups_of`."""
     output = trainer.predict(rows)
     logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
-    return calibration_temperature(logits, output.label_ids)
+    return calibration_temperature(logits, output.label_ids, groups or [str(row) for row in range(len(logits))])
