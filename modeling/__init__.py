@@ -13,6 +13,7 @@ from transformers import (
 
 from .audio_tower_triemo import TriemoAudioModel
 from .configuration_triemo import MODALITIES, SUBSETS, TriemoAudioConfig, TriemoConfig
+from .contexts_triemo import TriemoContextCache
 from .fusion_triemo import TriemoFusion
 from .modeling_triemo import (
     TriemoClassifierOutput,
@@ -45,6 +46,7 @@ __all__ = [
     "TriemoAudioModel",
     "TriemoClassifierOutput",
     "TriemoConfig",
+    "TriemoContextCache",
     "TriemoForEmotionClassification",
     "TriemoForEmotionSequence",
     "TriemoForPreTraining",
