@@ -38,6 +38,18 @@ class TriemoProcessor(ProcessorMixin):
     def __init__(self, image_processor: Any, feature_extractor: Any, tokenizer: Any) -> None:
         super().__init__(image_processor, feature_extractor, tokenizer)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers. Raises ValueError where the vocabulary is missing, for every word would be unknown."""
+        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        tokenizer = processor.tokenizer
+        if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} has no tokenizer.json, or one without words: all text would be read "
+                "as unknown. Copy it from the tokenizer's checkpoint, or save the processor there once more."
+            )
+        return processor
+
     @property
     def model_input_names(self) -> list[str]:
         """Keys that a call may return."""

@@ -83,6 +83,7 @@ def load_reader(model: str | None = None, device: str | None = None) -> Any:
 
     from triemo.modeling import TriemoConfig, TriemoForEmotionClassification
     from triemo.processing import MultimodalEmotionRecognitionPipeline, TriemoProcessor
+    from triemo.processing.image_processing_triemo import FACE_DETECTOR_FILE
 
     place = pick_device(device)
     folder = checkpoint_folder(name)
@@ -93,11 +94,32 @@ def load_reader(model: str | None = None, device: str | None = None) -> Any:
         if fields.get("model_type") != TriemoConfig.model_type:
             raise ValueError(f"model: {name} holds a {fields.get('model_type')!r} model, expected 'triemo'.")
         logging.disable_progress_bar()
-        weights = TriemoForEmotionClassification.from_pretrained(folder, dtype=torch.float32)
         processor = TriemoProcessor.from_pretrained(folder)
-    except (OSError, SafetensorError) as error:
+        weights = TriemoForEmotionClassification.from_pretrained(folder, dtype=torch.float32)
+    except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(f"model: cannot load {name}: {error}") from error
+    _check_vocabulary(name, processor.tokenizer, weights.config)
+    faces = processor.image_processor
+    if faces.do_detect_faces and faces.face_detector == "auto" and not (folder / FACE_DETECTOR_FILE).is_file():
+        print(f"triemo: {name} has no {FACE_DETECTOR_FILE}; opencv looks for faces and finds fewer.", file=sys.stderr)
     return MultimodalEmotionRecognitionPipeline(model=weights, processor=processor, device=place)
+
+
+def _check_vocabulary(model: str, tokenizer: Any, config: Any) -> None:
+    """Files of another checkpoint's tokenizer give ids that mean other words here."""
+    rows = config.text_vocab_size if config.text_config is None else config.text_config.vocab_size
+    if rows is None:  # no words, or vectors in their place
+        return
+    if tokenizer.pad_token is None:
+        raise ValueError(
+            f"model: the tokenizer in {model} has no padding token, expected its tokenizer_config.json there."
+        )
+    # Embeddings are often padded to a multiple, so a few rows may be left over.
+    if not rows // 2 <= len(tokenizer) <= rows:
+        raise ValueError(
+            f"model: the tokenizer in {model} has {len(tokenizer)} tokens and the model {rows}, expected as many; is "
+            "tokenizer.json another checkpoint's?"
+        )
 
 
 def _holds_graph(model: str) -> bool:

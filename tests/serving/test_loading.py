@@ -1,12 +1,17 @@
 """Where the command line finds a checkpoint, and what it says where it does not."""
 
+import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoProcessor, BertTokenizer
 
+from triemo.processing import TriemoProcessor
 from triemo.serving.reading import checkpoint_folder, load_reader, pick_device
 from triemo.training import common
 from triemo.training.common import HUB_MODEL, default_model
@@ -72,3 +77,69 @@ def test_devices():
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="device: cannot use 'cuda'"):
             pick_device("cuda")
+
+
+def changed(checkpoint: Path, folder: Path, **fields: Any) -> Path:
+    """A copy of a checkpoint; each field is a file's stem and what becomes of its JSON, or None to remove it."""
+    shutil.copytree(checkpoint, folder)
+    for stem, change in fields.items():
+        file = next(folder.glob(f"{stem}.*"))
+        if change is None:
+            file.unlink()
+        elif isinstance(change, str):
+            file.write_text(change)
+        else:
+            content = json.loads(file.read_text())
+            change(content)
+            file.write_text(json.dumps(content))
+    return folder
+
+
+def without(*names: str) -> Callable[[dict], None]:
+    return lambda content: [content.pop(name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"tokenizer": None}, "no tokenizer.json, or one without words"),
+        ({"tokenizer": "{"}, "model: cannot load"),
+        ({"tokenizer_config": None}, "no padding token, expected its tokenizer_config.json"),
+        ({"processor_config": None}, "model: cannot load .*image processor"),
+        ({"processor_config": "{"}, "processor_config.json.* is not a valid JSON file"),
+        ({"processor_config": without("image_processor")}, "model: cannot load .*image processor"),
+        ({"processor_config": without("feature_extractor")}, "model: cannot load .*feature extractor"),
+        ({"config": "{"}, "config.json.* is not a valid JSON file"),
+        ({"model": None}, "model: cannot load .*model.safetensors"),
+    ],
+)
+def test_missing_and_broken_files_are_named(tiny_checkpoint, tmp_path, fields, said):
+    """Without its vocabulary a checkpoint loaded, and everything that was said was neutral."""
+    folder = changed(tiny_checkpoint, tmp_path / "it", **fields)
+    with pytest.raises(ValueError, match=f"(?s){said}") as raised:
+        load_reader(str(folder), "cpu")
+    assert str(folder) in str(raised.value)
+
+
+def test_another_checkpoint_s_tokenizer_is_named(tiny_checkpoint, tmp_path):
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "it")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(400))]
+    for count in (10, 400):
+        vocabulary = {word: index for index, word in enumerate(words[:count])}
+        BertTokenizer(vocab=vocabulary, model_max_length=64).save_pretrained(folder)
+        with pytest.raises(ValueError, match=f"has {count} tokens and the model 2[0-9], expected as many"):
+            load_reader(str(folder), "cpu")
+
+
+def test_the_processor_alone_refuses_a_missing_vocabulary(tiny_checkpoint, tmp_path):
+    """So pipelines and scripts do, which have no reader."""
+    folder = changed(tiny_checkpoint, tmp_path / "it", tokenizer=None)
+    for load in (TriemoProcessor.from_pretrained, AutoProcessor.from_pretrained):
+        with pytest.raises(ValueError, match="no tokenizer.json"):
+            load(folder)
+
+
+def test_a_missing_face_detector_is_told(tiny_checkpoint, tmp_path, capfd):
+    folder = changed(tiny_checkpoint, tmp_path / "it", face_detector=None)
+    load_reader(str(folder), "cpu")
+    assert "has no face_detector.safetensors; opencv looks for faces" in capfd.readouterr().err
