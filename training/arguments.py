@@ -24,6 +24,7 @@ __all__ = [
     "PretrainDataArguments",
     "PretrainModelArguments",
     "PretrainTrainingArguments",
+    "SourceArguments",
     "StartArguments",
     "parse_arguments",
     "parse_into",
@@ -94,8 +95,8 @@ class ModelArguments(StartArguments):
 
 
 @dataclass
-class DataArguments:
-    """What it learns from: a table of one's own, or corpora by name."""
+class SourceArguments:
+    """Where rows come from: a table of one's own, or corpora by name."""
 
     table: str | None = field(
         default=None, metadata={"help": "csv, tsv, jsonl or parquet file, folder of such, or id of a Hub dataset."}
@@ -115,10 +116,23 @@ class DataArguments:
     column_map: str | None = field(
         default=None, metadata={"help": 'Our column to the table\'s: "text=Utterance,label=Emotion" or JSON.'}
     )
+    encoding: str | None = field(default=None, metadata={"help": "Of a table as text; UTF-8 by default."})
+    outside_files: bool = field(
+        default=False, metadata={"help": "Let a table's cells name files outside its folder, and URLs."}
+    )
+
+
+@dataclass
+class DataArguments(SourceArguments):
+    """What it learns from."""
+
     composites: int = field(
         default=0, metadata={"help": "Synthetic three-modality examples an epoch, joined over the corpora by class."}
     )
-    streaming: bool = field(default=False, metadata={"help": "Read a table row by row; needs --max_steps."})
+    streaming: bool = field(
+        default=False, metadata={"help": "Read a table, or shards of clips, row by row; needs --max_steps."}
+    )
+    shuffle_buffer: int = field(default=1000, metadata={"help": "Streamed rows that are shuffled together."})
     max_length: int | None = field(default=None, metadata={"help": "Longest text in tokens."})
     augment: bool = field(default=True, metadata={"help": "Vary sound and pictures while training."})
     check_media: bool = field(
@@ -181,8 +195,6 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[ModelArguments, Data
 def check_finetuning(model: ModelArguments, data: DataArguments, training: FinetuneTrainingArguments) -> None:
     check_source(data.table, data.corpora)
     check_training(data, training)
-    if data.streaming and (data.corpora or data.composites):
-        raise ValueError("streaming: takes one --table, without corpora and composites.")
     if data.streaming and model.class_weights == "balanced":
         raise ValueError("class_weights: balanced ones need the counts of all rows, which a stream does not have.")
     if data.classes not in ("seven", "own"):
@@ -260,7 +272,6 @@ class PretrainDataArguments(DataArguments):
         default=False, metadata={"help": "Where a row has no text, its column `sentence` is what the voice says."}
     )
     mlm_probability: float = field(default=0.15, metadata={"help": "Share of the words that are masked."})
-    shuffle_buffer: int = field(default=1000, metadata={"help": "Streamed rows that are shuffled together."})
     validation_rows: int = field(
         default=1000, metadata={"help": "Validation rows of each corpus, at most; 0 for all."}
     )
@@ -320,20 +331,8 @@ def check_pretraining(
         raise ValueError("cache_chunk_size: takes bf16 or float32, got fp16, whose loss scale it does not know.")
     if model.model_config and not isinstance(json.loads(model.model_config), dict):
         raise ValueError(f"model_config: got {model.model_config}, expected a JSON object.")
-    if data.streaming:
-        check_streaming(data, training)
-
-
-def check_streaming(data: PretrainDataArguments, training: PretrainTrainingArguments) -> None:
-    if not data.table or data.composites or data.validation_composites:
-        raise ValueError("streaming: takes shards as --table, without corpora and composites.")
-    # A stream has no epochs: what would happen at their end happens every so many steps.
-    if training.save_strategy == SaveStrategy.EPOCH:
-        training.save_strategy = SaveStrategy.STEPS
-    if training.eval_strategy == IntervalStrategy.EPOCH:
-        training.eval_strategy, training.eval_steps = IntervalStrategy.STEPS, training.save_steps
-    # The loader says itself where to go on; the Trainer would decode all rows before that place again.
-    training.ignore_data_skip = True
+    if data.streaming and data.validation_composites:
+        raise ValueError("streaming: takes one --table, without corpora and composites.")
 
 
 # Both --------------------------------------------------------------------------------------------------------
@@ -386,9 +385,23 @@ def check_training(data: DataArguments, training: FinetuneTrainingArguments) -> 
     """What fine-tuning and pretraining ask alike."""
     if not training.output_dir:
         raise ValueError("output_dir: got none, expected a folder for the model and its results.")
-    if data.streaming and training.max_steps <= 0:
-        raise ValueError("streaming: a stream has no length; say with --max_steps how many steps to train.")
+    if data.streaming:
+        check_streaming(data, training)
     if not 0 < training.layerwise_lr_decay <= 1:
         raise ValueError(f"layerwise_lr_decay: got {training.layerwise_lr_decay}, expected above 0 and at most 1.")
     if training.deepspeed:
         raise ValueError("deepspeed: not supported; use FSDP2 (training/configs/fsdp2.yaml).")
+
+
+def check_streaming(data: DataArguments, training: FinetuneTrainingArguments) -> None:
+    if training.max_steps <= 0:
+        raise ValueError("streaming: a stream has no length; say with --max_steps how many steps to train.")
+    if not data.table or data.composites:
+        raise ValueError("streaming: takes one --table, without corpora and composites.")
+    # A stream has no epochs: what would happen at their end happens every so many steps.
+    if training.save_strategy == SaveStrategy.EPOCH:
+        training.save_strategy = SaveStrategy.STEPS
+    if training.eval_strategy == IntervalStrategy.EPOCH:
+        training.eval_strategy, training.eval_steps = IntervalStrategy.STEPS, training.save_steps
+    # The loader says itself where to go on; the Trainer would decode all rows before that place again.
+    training.ignore_data_skip = True

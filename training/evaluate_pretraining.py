@@ -31,7 +31,7 @@ from triemo.training.corpora.labels import label2id
 from triemo.training.data.collation import EmotionCollator
 from triemo.training.data.masking import PretrainCollator
 from triemo.training.data.sampling import CompositeRows
-from triemo.training.evaluation import EvaluationDataArguments, open_splits, parts_of
+from triemo.training.evaluation import EvaluationDataArguments, parts_of
 from triemo.training.metrics.probes import (
     SENTENCES,
     linear_probe_scores,
@@ -42,6 +42,7 @@ from triemo.training.metrics.probes import (
 )
 from triemo.training.metrics.retrieval import Embedded, SentenceEmbedder, embed_rows, join_embedded, retrieval_scores
 from triemo.training.metrics.scores import rounded
+from triemo.training.sources import load_splits
 
 __all__ = ["TASKS", "PretrainingEvaluationArguments", "main"]
 
@@ -86,7 +87,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     logging.basicConfig(format="%(message)s", level=logging.INFO if state.is_main_process else logging.ERROR)
     model, pretraining, processor = load_pretrained(args.model, state.device, "words" in tasks)
     collator = EmotionCollator(processor, label2id, modalities=model.config.modalities, max_length=args.max_length)
-    splits = open_splits(args, merge=args.split == "all")
+    splits = load_splits(args, merge=args.split == "all")
     parts = {n: drawn(rows, args.max_rows, args.seed) for n, rows in parts_of(args, splits, args.split).items()}
     embed = partial(embed_rows, model, collator, state=state, batch_size=args.batch_size)
     result: dict[str, Any] = {"model": args.model, "split": args.split}

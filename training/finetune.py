@@ -18,7 +18,8 @@ from triemo.modeling import MODALITIES
 from triemo.modeling.losses_triemo import emotion_loss
 from triemo.training.arguments import DataArguments, FinetuneTrainingArguments, ModelArguments, parse_arguments
 from triemo.training.data.collation import EmotionCollator
-from triemo.training.data.sampling import CompositeRows, EmotionRows, StreamedRows
+from triemo.training.data.sampling import CompositeRows, EmotionRows
+from triemo.training.data.streaming import Stream
 from triemo.training.metrics.calibration import FEWEST_ROWS, groups_of
 from triemo.training.metrics.scores import scores_for_trainer
 from triemo.training.run_folder import (
@@ -31,7 +32,16 @@ from triemo.training.run_folder import (
     sole_run,
     write_unfinished,
 )
-from triemo.training.sources import check_labels, class_counts, drop_empty_rows, load_splits, training_rows
+from triemo.training.sources import (
+    check_labels,
+    class_counts,
+    drop_empty_rows,
+    load_splits,
+    load_streams,
+    training_rows,
+    training_stream,
+    warn_of_classes,
+)
 from triemo.training.start import add_lora, build_start, class_weights, freeze, parse_names
 from triemo.training.trainer import EmotionTrainer, score, settle_selection, temperature
 
@@ -61,18 +71,10 @@ def finetune(
     """The run itself, from its start or a checkpoint; `record` is how it was made."""
     set_seed(args.seed)
 
-    splits = load_splits(
-        data_args.table,
-        data_args.corpora,
-        data_args.data,
-        data_args.column_map,
-        data_args.classes,
-        data_args.streaming,
-        corpus_options=data_args.corpus_options,
-    )
+    splits: Any = load_streams(data_args) if data_args.streaming else load_splits(data_args)
     if "train" not in splits:
         raise ValueError(f"split: got only {', '.join(splits)}, expected a split train.")
-    start = build_start(model_args, splits["train"], data_args.streaming)
+    start = build_start(model_args, None if data_args.streaming else splits["train"])
     model, config = start.model, start.model.config
     collators = {
         name: EmotionCollator(
@@ -90,20 +92,20 @@ def finetune(
     if not data_args.streaming:
         splits = check_rows(splits, collators["evaluation"], data_args.check_media)
     train: Any
-    prepare, sampler = collators["train"].prepare, None
     if data_args.streaming:
-        ((data, _),) = splits["train"].values()
-        train = StreamedRows(data, args.seed, prepare=prepare)
+        train, sampler = training_stream(splits["train"], collators["train"], data_args, args), None
     else:
         composites = CompositeRows(splits["train"], data_args.composites, args.seed) if data_args.composites else None
         train, sampler = training_rows(
-            splits["train"], prepare, data_args, args.seed, args.train_batch_size, composites
+            splits["train"], collators["train"].prepare, data_args, args.seed, args.train_batch_size, composites
         )
     labels = [str(config.id2label[index]) for index in range(config.num_labels)]
     config.modality_dropout = model_args.modality_dropout
     counts: dict[str, float] = {}
     weights = None
     if config.problem_type != "regression":
+        if not data_args.streaming:
+            warn_of_classes(splits)
         counts = dict.fromkeys(labels, 0.0) if data_args.streaming else class_counts(splits["train"], labels)
         weights = class_weights(model_args.class_weights, counts)
 
@@ -116,7 +118,7 @@ def finetune(
     total = sum(parameter.numel() for parameter in model.parameters())
     logger.info(f"{trained:,} of {total:,} parameters learn ({trained / total:.1%}); classes: {counts or 'none'}.")
 
-    validation = evaluation_rows(splits["validation"], data_args.streaming) if "validation" in splits else None
+    validation = evaluation_rows(splits["validation"]) if "validation" in splits else None
     settle_selection(args, config.problem_type, validation is not None)
     trainer = EmotionTrainer(
         model=model,
@@ -148,8 +150,7 @@ def finetune(
     results |= {"train_loss": summary.training_loss, "best_checkpoint": trainer.state.best_model_checkpoint}
     for name in ("validation", "test"):
         results[name] = {
-            part: score(trainer, evaluation_rows({part: value}, data_args.streaming), name)
-            for part, value in splits.get(name, {}).items()
+            part: score(trainer, rows, name) for part, rows in evaluation_parts(splits, name, data_args.table).items()
         }
     if validation is not None and config.problem_type.startswith("single") and not start.soft_labels:
         # The rows of a stream have no number to be found by.
@@ -179,9 +180,17 @@ def check_rows(
     return checked
 
 
-def evaluation_rows(parts: dict[str, tuple[Any, float]], streaming: bool) -> Any:
-    data = [data for data, _ in parts.values()]
-    return StreamedRows(data[0], seed=0, buffer=0) if streaming else EmotionRows(data)
+def evaluation_rows(source: Any) -> Any:
+    """The rows of a stream, or of all weighted parts, in their order."""
+    return source.rows() if isinstance(source, Stream) else EmotionRows([data for data, _ in source.values()])
+
+
+def evaluation_parts(splits: dict[str, Any], split: str, table: str | None) -> dict[str, Any]:
+    """The same by part; a table, streamed or not, is one."""
+    source = splits.get(split, {})
+    if isinstance(source, Stream):
+        return {Path(table or "").stem: evaluation_rows(source)}
+    return {part: evaluation_rows({part: rows}) for part, rows in source.items()}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ never stopped. `output_dir` ends up with the model, its processor and `results.j
 
 import logging
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,6 @@ from triemo.training.arguments import (
 )
 from triemo.training.data.masking import PretrainCollator
 from triemo.training.data.sampling import EmotionRows
-from triemo.training.data.shards import ShardReader, ShardRows, check_first_row, list_shards
-from triemo.training.data.streaming import ShardBatches
 from triemo.training.pretraining_trainer import LOSS_PARTS, PretrainTrainer
 from triemo.training.run_folder import (
     find_checkpoint,
@@ -40,9 +37,10 @@ from triemo.training.run_folder import (
 from triemo.training.sources import (
     drop_empty_rows,
     load_pretraining_parts,
-    parse_column_map,
+    load_streams,
     pretraining_composites,
     training_rows,
+    training_stream,
 )
 from triemo.training.start import (
     build_pretraining_model,
@@ -170,32 +168,10 @@ def tables(
 def streams(
     data_args: PretrainDataArguments, args: PretrainTrainingArguments, collators: dict[str, PretrainCollator]
 ) -> tuple[Any, Any, Any]:
-    """The same of shards; there is no sampler."""
-    shards = list_shards(data_args.table or "")
-    if "train" not in shards:
-        raise ValueError(f"split: got only {', '.join(shards)}, expected shards of train.")
-    column_map = parse_column_map(data_args.column_map)
-    check_first_row(shards["train"], column_map)
-    reader = partial(
-        ShardReader,
-        shards["train"],
-        seed=args.seed,
-        buffer=data_args.shuffle_buffer,
-        column_map=column_map,
-        group=args.train_batch_size if data_args.length_buckets else None,
-    )
-    batches = ShardBatches(
-        reader,
-        collators["train"].prepare,
-        collators["train"].collate,
-        args.train_batch_size,
-        data_args.max_broken_share,
-        args.process_index,
-        args.world_size,
-    )
-    validation = shards.get("validation")
-    limit = data_args.validation_rows
-    return batches, None, None if validation is None else ShardRows(validation, limit, column_map)
+    """The same of a stream; there is no sampler."""
+    found = load_streams(data_args, labelled=False)
+    validation = found["validation"].rows(data_args.validation_rows) if "validation" in found else None
+    return training_stream(found["train"], collators["train"], data_args, args), None, validation
 
 
 if __name__ == "__main__":

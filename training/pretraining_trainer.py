@@ -1,11 +1,9 @@
 """The Trainer of `pretrain.py`: each loss by itself, throughput, streams, large batches in cached chunks."""
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +15,7 @@ from triemo.modeling import MODALITIES, TriemoForPreTrainingOutput
 from triemo.modeling.distributed_triemo import is_distributed
 from triemo.modeling.losses_triemo import IGNORE_INDEX
 from triemo.modeling.pretraining_triemo import pretraining_losses
-from triemo.training.common import write_json
 from triemo.training.data.collation import MASKS
-from triemo.training.data.streaming import ShardBatches, StreamLoader
 from triemo.training.trainer import EmotionTrainer
 
 __all__ = ["LOSS_PARTS", "PretrainTrainer", "cached_contrastive_step", "peak_memory_megabytes"]
@@ -43,44 +39,14 @@ class PretrainTrainer(EmotionTrainer):
     Args:
         cache_chunk_size: run a batch in chunks of so many clips ([`cached_contrastive_step`]); 0 runs it whole.
         local_loss: see `contrastive_losses`.
-        kwargs: of the [`EmotionTrainer`]; a `train_dataset` of [`ShardBatches`] is a stream.
+        kwargs: of the [`EmotionTrainer`].
     """
 
     def __init__(self, *, cache_chunk_size: int = 0, local_loss: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.cache_chunk_size, self.local_loss = cache_chunk_size, local_loss
-        self.stream: StreamLoader | None = None
         self.meters = Meters()
         self.evaluated = Meters()
-
-    # Streams -------------------------------------------------------------------------------------------------
-
-    def get_train_dataloader(self) -> Any:
-        if not isinstance(self.train_dataset, ShardBatches):
-            return super().get_train_dataloader()
-        workers = self.args.dataloader_num_workers
-        options: dict[str, Any] = {"pin_memory": self.args.dataloader_pin_memory}
-        if workers:
-            options |= {"prefetch_factor": self.args.dataloader_prefetch_factor or 2}
-            options |= {"multiprocessing_context": self.args.dataloader_multiprocessing_context}
-        self.stream = StreamLoader(self.train_dataset, workers, **options)
-        if self.resumed_from is not None:
-            file = Path(self.resumed_from) / self.stream_file
-            try:
-                self.stream.load_state_dict(json.loads(file.read_text(encoding="utf-8")))
-            except OSError as error:
-                raise ValueError(f"stream: cannot go on, {file} says where: {error}") from error
-        return self.stream
-
-    @property
-    def stream_file(self) -> str:
-        return f"stream_{self.args.process_index}.json"
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        if self.stream is not None:
-            Path(output_dir).mkdir(parents=True, exist_ok=True)
-            write_json(Path(output_dir) / self.stream_file, self.stream.state_dict())
-        super()._save_rng_state(output_dir)
 
     def log_state(self) -> dict[str, Any]:
         return super().log_state() | {"meters": self.meters.state_dict()}
@@ -110,7 +76,7 @@ class PretrainTrainer(EmotionTrainer):
         loss, outputs = super().compute_loss(model, given, return_outputs=True, **kwargs)
         if model.training:
             self.meters.add(outputs)
-        else:
+        elif self.is_counted:
             self.evaluated.add(outputs, inputs.get("mlm_labels"))
         return (loss, outputs) if return_outputs else loss
 
@@ -118,10 +84,6 @@ class PretrainTrainer(EmotionTrainer):
         if "loss" in logs:
             logs |= self.meters.means(self.accelerator)
             logs |= self.meters.throughput(self.args.world_size)
-            if self.stream is not None:
-                logs |= {"broken_rows": self.stream.broken, "passes": self.stream.passes}
-                # The Trainer counts from 0 again after a resume without skipping.
-                self.state.epoch = self.state.global_step / self.state.max_steps
             self.meters = Meters()
         super().log(logs, *args, **kwargs)
 

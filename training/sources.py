@@ -4,18 +4,21 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
-from triemo.training.arguments import DataArguments, PretrainDataArguments
+from triemo.training.arguments import DataArguments, PretrainDataArguments, SourceArguments
 from triemo.training.common import parse_weights
 from triemo.training.corpora.registry import load_corpus
-from triemo.training.data.collation import NoModalityError
+from triemo.training.data.collation import EmotionCollator, NoModalityError
 from triemo.training.data.composites import SUBSETS
 from triemo.training.data.sampling import MAX_COPIES, CompositeRows, EmotionRows, MixtureSampler
-from triemo.training.data.tables import load_table
+from triemo.training.data.shards import RowReading, ShardReader
+from triemo.training.data.streaming import ShardBatches, Stream, open_streams
+from triemo.training.data.tables import VALIDATION_SHARE, load_table
 
 __all__ = [
     "Parts",
@@ -25,12 +28,15 @@ __all__ = [
     "infer_problem",
     "load_pretraining_parts",
     "load_splits",
+    "load_streams",
     "parse_column_map",
     "parse_corpora",
     "parse_corpus_options",
     "pretraining_composites",
     "subset_weights",
     "training_rows",
+    "training_stream",
+    "warn_of_classes",
 ]
 
 logger = logging.getLogger(__name__)
@@ -38,60 +44,70 @@ logger = logging.getLogger(__name__)
 Parts = dict[str, dict[str, tuple[Any, float]]]  # {split: {part: (rows, weight)}}
 
 
-def load_splits(
-    table: str | None,
-    corpora: str | None,
-    root: str | None = None,
-    column_map: str | None = None,
-    classes: str = "seven",
-    streaming: bool = False,
-    merge: bool = False,
-    corpus_options: str | None = None,
-) -> Parts:
+def load_splits(args: SourceArguments, merge: bool = False) -> Parts:
     """
-    `{split: {part: (dataset, weight)}}`; a table is one part, of weight 1. With `merge` the only split is `all`, every
+    `{split: {part: (rows, weight)}}`; a table is one part, of weight 1. With `merge` the only split is `all`, every
     row of the table.
 
     Raises:
         ValueError: what cannot be read, an empty split, a speaker in two splits, naming the row.
     """
-    if table is not None:
-        share = {"validation_share": 0.0} if merge else {}
-        loaded = load_table(table, None, parse_column_map(column_map), streaming, root, **share)
+    if args.table is None and merge:
+        raise ValueError("split: all is for a table; a corpus is scored on one of its splits.")
+    if args.table is not None:
+        loaded = _load_table(args, args.table, **({"validation_share": 0.0} if merge else {}))
         if merge:
             loaded = {"all": concatenate_datasets(list(loaded.values()))}
-        splits: Parts = {name: {Path(table).stem: (data, 1.0)} for name, data in loaded.items()}
-    elif merge:
-        raise ValueError("split: all is for a table; a corpus is scored on one of its splits.")
+        splits: Parts = {name: {Path(args.table).stem: (data, 1.0)} for name, data in loaded.items()}
     else:
-        splits, weights = {}, parse_corpora(corpora or "")
-        options = parse_corpus_options(corpus_options, weights)
-        for name, weight in weights.items():
-            for found, data in load_corpus(name, root=root, classes=classes, **options.get(name, {})).items():
-                splits.setdefault(found, {})[name] = (data, weight)
+        splits = _load_corpora(args, args.corpora or "")
     for name, parts in splits.items():
         for part, (data, _) in parts.items():
-            if not streaming and len(data) == 0:
+            if len(data) == 0:
                 raise ValueError(f"split {name}: got no row of {part}, expected some.")
     return splits
 
 
 def load_pretraining_parts(args: PretrainDataArguments) -> tuple[Parts, Parts]:
-    """`{split: {part: (rows, weight)}}` of what is drawn row by row, and of what composites are joined from."""
+    """`load_splits` of what is drawn row by row, and of what composites are joined from; labels need not be there."""
     if args.table:
-        # Unlike fine-tuning, labels need not be there.
-        loaded = load_table(args.table, None, parse_column_map(args.column_map), root=args.data, labelled=False)
+        loaded = _load_table(args, args.table, labelled=False)
         rows: Parts = {name: {Path(args.table).stem: (data, 1.0)} for name, data in loaded.items()}
     elif args.corpora:
-        rows = load_splits(None, args.corpora, args.data, None, args.classes)
+        rows = load_splits(args)
     else:
-        joined = load_splits(None, args.composite_corpora, args.data, None, args.classes)
+        joined = _load_corpora(args, args.composite_corpora or "")
         return {name: {} for name in joined}, joined
     if not (args.composites or args.validation_composites):
         return rows, {}
-    if args.composite_corpora is None:
-        return rows, rows
-    return rows, load_splits(None, args.composite_corpora, args.data, None, args.classes)
+    return rows, rows if args.composite_corpora is None else _load_corpora(args, args.composite_corpora)
+
+
+def load_streams(args: DataArguments, labelled: bool = True) -> dict[str, Stream]:
+    """The table, or the shards, of `args` by split. Raises ValueError naming what cannot be read."""
+    root = None if args.data is None else Path(args.data)
+    reading = RowReading(parse_column_map(args.column_map), args.encoding, root, args.outside_files)
+    # Unlabelled streams are shards as a rule, and large: whoever packs them says what validation is.
+    streams = open_streams(args.table or "", reading, labelled, VALIDATION_SHARE if labelled else 0.0)
+    if "train" not in streams:
+        raise ValueError(f"split: got only {', '.join(streams)}, expected a split train.")
+    return streams
+
+
+def _load_table(args: SourceArguments, table: str, **options: Any) -> dict[str, Any]:
+    columns = parse_column_map(args.column_map)
+    options |= {"encoding": args.encoding, "outside_files": args.outside_files}
+    return load_table(table, None, columns, args.data, **options)
+
+
+def _load_corpora(args: SourceArguments, text: str) -> Parts:
+    splits: Parts = {}
+    weights = parse_corpora(text)
+    options = parse_corpus_options(args.corpus_options, weights)
+    for name, weight in weights.items():
+        for found, data in load_corpus(name, args.data, args.classes, **options.get(name, {})).items():
+            splits.setdefault(found, {})[name] = (data, weight)
+    return splits
 
 
 # Rows --------------------------------------------------------------------------------------------------------
@@ -114,6 +130,28 @@ def training_rows(
     rows = EmotionRows(drawn, prepare, args.max_broken_share)
     lengths = rows.lengths() if args.length_buckets else None
     return rows, MixtureSampler([len(part) for part in drawn], weights, seed, lengths, batch_size)
+
+
+def training_stream(stream: Stream, collator: EmotionCollator, data: DataArguments, args: Any) -> ShardBatches:
+    """Endless batches of this process; `args` are the Trainer's."""
+    reader = partial(
+        ShardReader,
+        stream.paths,
+        seed=args.seed,
+        buffer=data.shuffle_buffer,
+        reading=stream.reading,
+        group=args.train_batch_size if data.length_buckets else None,
+    )
+    return ShardBatches(
+        reader,
+        collator.prepare,
+        collator.collate,
+        args.train_batch_size,
+        data.max_broken_share,
+        args.process_index,
+        args.world_size,
+        check=None if stream.reading.label is None else collator.encode_label,
+    )
 
 
 def pretraining_composites(
@@ -191,6 +229,26 @@ def check_labels(dataset: Dataset, encode_label: Callable[[Mapping[str, Any]], A
         named = {"row": f"row {index}"} | row
         if encode_label(named) is None:
             raise ValueError(f"{named['row']}: got no label, expected one.")
+
+
+def warn_of_classes(splits: Parts) -> None:
+    """Says in the log, with counts, where classes of one split are not in another, or train has a single one."""
+    counts: dict[str, Counter[str]] = {}
+    for split, parts in splits.items():
+        labels = [label for data, _ in parts.values() for label in data["label"]]
+        several = [label if isinstance(label, (list, tuple)) else [label] for label in labels]
+        counts[split] = Counter(str(name) for names in several for name in names)
+    train = counts.pop("train")
+    if len(train) == 1:
+        ((name, count),) = train.items()
+        logger.warning(f"train: all {count} rows are {name}, so there is nothing to tell apart.")
+    for split, found in counts.items():
+        missing = ", ".join(f"{name} ({train[name]} in train)" for name in sorted(set(train) - set(found)))
+        unseen = ", ".join(f"{name} ({found[name]} in {split})" for name in sorted(set(found) - set(train)))
+        if missing:
+            logger.warning(f"{split}: no row is {missing}, so its scores say nothing of these.")
+        if unseen:
+            logger.warning(f"train: no row is {unseen}, so these cannot be learned.")
 
 
 def class_counts(parts: Mapping[str, tuple[Dataset, float]], classes: Sequence[str]) -> dict[str, float]:

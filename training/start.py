@@ -66,18 +66,18 @@ class Start:
     name: str | None
 
 
-def build_start(args: ModelArguments, parts: Mapping[str, tuple[Any, float]], streaming: bool = False) -> Start:
-    """The model that `args` name, with a head for the labels of the training parts (of a stream: for --labels)."""
+def build_start(args: ModelArguments, parts: Mapping[str, tuple[Any, float]] | None) -> Start:
+    """The model that `args` name, with a head for the labels of the training parts; None is a stream: for --labels."""
     vectors = {
         modality: len(data[0][f"{modality}_features"][0])
         for modality in MODALITIES
-        for data, _ in parts.values()
-        if not streaming and f"{modality}_features" in data.column_names
+        for data, _ in (parts or {}).values()
+        if f"{modality}_features" in data.column_names
     }
     composed = bool(vectors) or any(getattr(args, f"{name}_encoder") for name in MODALITIES)
     model, processor = compose_model(args, vectors) if composed else load_model(args.model)
     wanted = [name.strip() for name in args.labels.split(",")] if args.labels else None
-    if streaming:
+    if parts is None:
         own = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
         problem, soft = args.problem_type or model.config.problem_type or "single_label_classification", False
         names = wanted or own

@@ -1,4 +1,4 @@
-"""The Trainer of `finetune.py`: its own order of rows, layer-wise rates, modules kept still, scores.
+"""The Trainer of `finetune.py`: its own order of rows, streams, layer-wise rates, modules kept still, scores.
 
 It stops where nothing can be learned any more, and goes on from a checkpoint with the very losses in its log.
 """
@@ -6,19 +6,22 @@ It stops where nothing can be learned any more, and goes on from a checkpoint wi
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers.trainer_pt_utils import nested_detach, nested_numpify
+from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, SaveStrategy, denumpify_detensorize
 
 from triemo.training.arguments import FinetuneTrainingArguments
 from triemo.training.common import write_json
+from triemo.training.data.streaming import EvaluationBatches, ShardBatches, StreamLoader
 from triemo.training.metrics.calibration import calibration_temperature
 from triemo.training.metrics.scores import lower_is_better
 from triemo.training.run_folder import saving
@@ -33,7 +36,7 @@ class EmotionTrainer(Trainer):
     """
     Args:
         evaluation_collator: for validation and test; `data_collator` is the training's.
-        sampler: order of the training rows; None for a stream.
+        sampler: order of the training rows; None for a stream, a `train_dataset` of [`ShardBatches`].
         still: modules that stay in evaluation mode.
         layerwise_lr_decay, part_lr_factors: see `parameter_groups`.
         loss: from logits and labels to a scalar; the model's own when None.
@@ -56,7 +59,9 @@ class EmotionTrainer(Trainer):
         self.still, self.layerwise_lr_decay = list(still), layerwise_lr_decay
         self.part_lr_factors, self.loss = dict(part_lr_factors or {}), loss
         vars(self.model.config).pop("use_cache", None)  # set by the Trainer; no field of ours, so never saved
+        self.stream: StreamLoader | None = None
         self.resumed_from: str | None = None
+        self.is_counted = True  # False for a batch that another process counts
         self.add_callback(_GoOnLogging(self))
 
     # Rows ----------------------------------------------------------------------------------------------------
@@ -65,21 +70,28 @@ class EmotionTrainer(Trainer):
         # The Trainer's own samplers take their order from the global random state, which a resumed run lacks.
         return self.sampler
 
-    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
-        with self.evaluation_collation():
-            return super().get_eval_dataloader(*args, **kwargs)
+    def get_train_dataloader(self) -> Any:
+        if not isinstance(self.train_dataset, ShardBatches):
+            return super().get_train_dataloader()
+        self.stream = StreamLoader(self.train_dataset, self.args.dataloader_num_workers, **self.loader_options())
+        if self.resumed_from is not None:
+            file = Path(self.resumed_from) / self.stream_file
+            try:
+                self.stream.load_state_dict(json.loads(file.read_text(encoding="utf-8")))
+            except OSError as error:
+                raise ValueError(f"stream: cannot go on, {file} says where: {error}") from error
+        return self.stream
 
-    def get_test_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
-        with self.evaluation_collation():
-            return super().get_test_dataloader(*args, **kwargs)
+    def loader_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"pin_memory": self.args.dataloader_pin_memory}
+        if self.args.dataloader_num_workers:
+            options |= {"prefetch_factor": self.args.dataloader_prefetch_factor or 2}
+            options |= {"multiprocessing_context": self.args.dataloader_multiprocessing_context}
+        return options
 
-    @contextmanager
-    def evaluation_collation(self) -> Iterator[None]:
-        training, self.data_collator = self.data_collator, self.evaluation_collator
-        try:
-            yield
-        finally:
-            self.data_collator = training
+    @property
+    def stream_file(self) -> str:
+        return f"stream_{self.args.process_index}.json"
 
     # Steps ---------------------------------------------------------------------------------------------------
 
@@ -131,12 +143,68 @@ class EmotionTrainer(Trainer):
             f"--learning_rate (now {self.args.learning_rate:g}), a longer warm-up, or look for odd values in the data."
         )
 
+    # Evaluation ----------------------------------------------------------------------------------------------
+
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         loss = metrics.get(f"{metric_key_prefix}_loss", 0.0)
         if not math.isfinite(loss):
             raise self.diverged(f"the loss of the evaluation is {loss}", self.state.global_step)
         return metrics
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        processes = (self.args.process_index, self.args.world_size)
+        batches = EvaluationBatches(rows, self.evaluation_collator, self.args.eval_batch_size, *processes)
+        options = {"num_workers": self.args.dataloader_num_workers, **self.loader_options()}
+        return DataLoader(batches, batch_size=None, **options)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        return self.get_eval_dataloader(test_dataset)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """
+        The Trainer's own, over `EvaluationBatches`: what they give is gathered by batch, so figures are those of one
+        process. The Trainer's repeats rows where the last batches are short, and takes no ragged ones from a stream.
+        """
+        loss_only = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
+        model = self._wrap_model(self.model, training=False)
+        if not self.accelerator._models and model is self.model:  # evaluated without having been trained
+            model = self.accelerator.prepare_model(model, evaluation_mode=True)
+        model.eval()
+        self.callback_handler.eval_dataloader = dataloader
+        found = []
+        for item in dataloader:
+            self.is_counted = item["number"] >= 0
+            step = self.prediction_step(model, item["batch"], loss_only, ignore_keys=ignore_keys)
+            if self.is_counted:
+                loss, *arrays = (part if part is None else nested_numpify(nested_detach(part)) for part in step)
+                found.append((item["number"], item["rows"], loss, arrays))
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        found = sorted(gather_object(found), key=lambda batch: batch[0])
+        if not found:
+            raise ValueError(f"{metric_key_prefix}: got no row to score, expected some.")
+        predictions, labels = (
+            None if columns[0] is None else _joined(columns)
+            for columns in zip(*(arrays for *_, arrays in found), strict=True)
+        )
+        metrics: dict[str, Any] = {}
+        if self.compute_metrics is not None and predictions is not None and labels is not None:
+            metrics = dict(self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=labels)))
+        counts = np.array([rows for _, rows, *_ in found])
+        if found[0][2] is not None:
+            metrics["loss"] = float(np.average([loss.mean() for _, _, loss, _ in found], weights=counts))
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in denumpify_detensorize(metrics).items()}
+        return EvalLoopOutput(
+            predictions=predictions, label_ids=labels, metrics=metrics, num_samples=int(counts.sum())
+        )
 
     # Going on ------------------------------------------------------------------------------------------------
 
@@ -159,9 +227,18 @@ class EmotionTrainer(Trainer):
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         Path(output_dir).mkdir(parents=True, exist_ok=True)
+        if self.stream is not None:
+            write_json(Path(output_dir) / self.stream_file, self.stream.state_dict())
         write_json(Path(output_dir) / self.log_file, self.log_state())
         # The first process marks a checkpoint as whole after this.
         self.accelerator.wait_for_everyone()
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs and self.stream is not None:
+            logs |= {"broken_rows": self.stream.broken, "passes": self.stream.passes}
+            # The Trainer counts from 0 again after a resume without skipping.
+            self.state.epoch = self.state.global_step / self.state.max_steps
+        super().log(logs, *args, **kwargs)
 
     @property
     def log_file(self) -> str:
@@ -199,6 +276,13 @@ class _GoOnLogging(TrainerCallback):
 
 def _steps_of(checkpoint: str) -> int:
     return int(json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
+
+
+def _joined(columns: Sequence[Any]) -> Any:
+    """Arrays, or tuples of them, of all batches as one."""
+    if isinstance(columns[0], tuple):
+        return tuple(_joined(parts) for parts in zip(*columns, strict=True))
+    return np.concatenate(columns)
 
 
 def _is_finite(value: torch.Tensor) -> bool:

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from tiny_checkpoint import save_tiny_checkpoint
 from tiny_data import CLASSES, write_table
 from tiny_runs import arguments
-from two_processes import run_two_processes
 
 from triemo.modeling import TriemoForEmotionClassification
 from triemo.serving.reading import load_reader
@@ -106,16 +105,6 @@ def test_lora_saves_what_reads_back_and_goes_on(place):
         (folder / "adapter_config.away").rename(folder / "adapter_config.json")
     assert merged.shape == (1, 3)
     assert (merged - adapted).abs().max() < 1e-5 < (merged - base).abs().max()
-
-
-def test_two_processes_train_one_model(place):
-    """Three rows each, some without a modality that the other process has."""
-    changes = {"max_steps": 1, "per_device_train_batch_size": 2, "save_strategy": "no"}
-    changes |= {"load_best_model_at_end": "false"}
-    run_two_processes(ROOT / "training" / "finetune.py", *arguments(place, "two", **changes))
-    results = json.loads((place / "two" / "results.json").read_text())
-    assert results["arguments"]["world_size"] == 2 and results["steps"] == 1
-    assert (place / "two" / "model.safetensors").is_file() and results["validation"]["table"]["samples"] == 3
 
 
 def test_a_loss_over_accumulated_steps_is_a_mean(place):

@@ -9,7 +9,7 @@ from datasets import Dataset
 from tiny_checkpoint import LABELS, tiny_classifier
 from torch import nn
 
-from triemo.training.arguments import ModelArguments, parse_arguments
+from triemo.training.arguments import DataArguments, ModelArguments, parse_arguments
 from triemo.training.data.sampling import MAX_COPIES, CompositeRows, EmotionRows, MixtureSampler
 from triemo.training.sources import (
     class_counts,
@@ -251,7 +251,8 @@ def test_frozen_towers_and_batch_norms_stay_still():
 
 def test_options_reach_the_corpus(data_root):
     options = '{"ravdess": {"calm": "drop", "fold": 4}}'
-    splits = load_splits(None, "ravdess", str(data_root), classes="own", corpus_options=options)
+    args = DataArguments(corpora="ravdess", data=str(data_root), classes="own", corpus_options=options)
+    splits = load_splits(args)
     rows = splits["test"]["ravdess"][0]
     assert set(rows["speaker"]) == {"1", "4", "9", "22"} and "calm" not in set(rows["label"])
 

@@ -17,7 +17,6 @@ from tiny_data import write_table
 from tiny_models import tiny_text_config
 from tiny_runs import arguments
 from transformers import AutoModel
-from two_processes import run_two_processes
 
 from triemo.modeling import TriemoForPreTraining, TriemoModel
 from triemo.training.arguments import PretrainTrainingArguments, parse_pretrain_arguments
@@ -126,27 +125,6 @@ def test_a_killed_run_goes_on_with_the_very_losses_of_an_uninterrupted_one(place
     assert results["losses"] == pytest.approx(whole, abs=1e-6)
     (start,) = {entry["step"] for entry in results["history"]} - set(range(2, 20))
     assert start == 1
-
-
-def test_two_processes_have_the_losses_of_one(place):
-    """The same global batches, rows without a modality among them; three steps, so the gradients are the same too."""
-    changes = {"model": place / "still", "num_train_epochs": 1, "optim": "sgd", "learning_rate": 0.05, **BRIEF}
-    changes |= {"augment": "true", "soft_labels": "true", "per_device_eval_batch_size": 2}
-    one = main(arguments(place, "one", **changes))
-    changes["per_device_train_batch_size"] = 2
-    run_two_processes(ROOT / "training" / "pretrain.py", *arguments(place, "two", **changes))
-    two = json.loads((place / "two" / "results.json").read_text())
-    assert two["arguments"]["world_size"] == 2 and two["steps"] == 3
-    assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
-    for name in PARTS:
-        alone, shared = ([entry.get(name) for entry in run["history"] if "loss" in entry] for run in (one, two))
-        assert shared == pytest.approx(alone, abs=1e-5), name
-    torch.testing.assert_close(
-        load_file(place / "two" / "model.safetensors"),
-        load_file(place / "one" / "model.safetensors"),
-        atol=1e-5,
-        rtol=0,
-    )
 
 
 def test_cached_chunks_and_checkpointed_layers_change_nothing(place):

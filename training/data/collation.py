@@ -205,7 +205,9 @@ def encode_label(
     names = [label] if isinstance(label, (str, int, float)) else list(label)
     unknown = [name for name in names if str(name) not in label2id]
     if unknown:
-        raise ValueError(f"label: got {unknown[0]!r}, expected one of {', '.join(map(str, label2id))}.")
+        alike = next((name for name in label2id if str(name).casefold() == str(unknown[0]).strip().casefold()), None)
+        meant = "" if alike is None else f" {alike!r} differs in letter case alone: write it so, or give --labels."
+        raise ValueError(f"label: got {unknown[0]!r}, expected one of {', '.join(map(str, label2id))}.{meant}")
     ids = sorted({label2id[str(name)] for name in names})
     if problem_type == "single_label_classification" and not soft:
         if len(ids) != 1:

@@ -27,7 +27,7 @@ from triemo.training.common import write_json
 from triemo.training.data.columns import MEDIA_COLUMNS
 from triemo.training.data.shards import column_of
 from triemo.training.data.splits import SPLIT_ALIASES, SPLIT_NAMES
-from triemo.training.data.tables import open_parts, row_places
+from triemo.training.data.tables import open_parts
 
 __all__ = ["PackedClips", "Sample", "check_clip", "pack_clips", "write_parquet", "write_tar"]
 
@@ -182,11 +182,12 @@ def read_transcripts(table: Path, folder: Path, keys: set[str]) -> tuple[dict[st
     """The cells of each key, and the rows that name no clip."""
     found: dict[str, dict[str, Any]] = {}
     unused = []
-    for _, source, data in open_parts(table, streaming=False):
-        column = next((name for name in FILE_COLUMNS if name in data.column_names), None)
+    for part in open_parts(table):
+        names = part.rows.column_names
+        column = next((name for name in FILE_COLUMNS if name in names), None)
         if column is None:
-            raise ValueError(f"transcripts: got {data.column_names} in {source}, expected one of {FILE_COLUMNS}")
-        for cells, place in zip(data, row_places(source, len(data)), strict=True):
+            raise ValueError(f"transcripts: got {names} in {part.source}, expected one of {FILE_COLUMNS}")
+        for cells, place in zip(part.rows, part.places, strict=True):
             name = Path(str(cells.pop(column)))
             name = name.relative_to(folder) if name.is_relative_to(folder) else name
             key = _key(name.as_posix())

@@ -1,4 +1,4 @@
-"""How an epoch draws rows: weighted parts, synthetic composites, batches of like cost, streams.
+"""How an epoch draws rows: weighted parts, synthetic composites, batches of like cost.
 
 A *ticket* is a number for one draw of one row: epoch and copy times the number of rows, plus the row. It tells the
 collator how to augment the draw, so an epoch is the same after a resume and with any number of processes.
@@ -18,7 +18,7 @@ from triemo.training.data.broken_media import SkipBroken
 from triemo.training.data.columns import MEDIA_COLUMNS, rough_cost
 from triemo.training.data.composites import SUBSET_WEIGHTS, CompositeDataset
 
-__all__ = ["MAX_COPIES", "CompositeRows", "EmotionRows", "MixtureSampler", "StreamedRows"]
+__all__ = ["MAX_COPIES", "CompositeRows", "EmotionRows", "MixtureSampler"]
 
 MAX_COPIES = 1000  # draws of one row in one epoch
 
@@ -181,30 +181,3 @@ class MixtureSampler(torch.utils.data.Sampler):
             lengths = [self.lengths[ticket % total] for ticket in tickets]
             order = get_length_grouped_indices(lengths, self.batch_size, generator=generator)
         return iter([tickets[position] for position in order])
-
-
-class StreamedRows(torch.utils.data.IterableDataset):
-    """
-    Rows of a stream, each with its `ticket`; every epoch in another order.
-
-    Args:
-        data: the stream.
-        seed: of the order and, with the epoch, of the tickets.
-        buffer: rows held to shuffle them; 0 keeps the order.
-        prepare: what makes tensors of a row.
-    """
-
-    def __init__(
-        self, data: Any, seed: int, buffer: int = 1000, prepare: Callable[[dict], dict] | None = None
-    ) -> None:
-        self.data, self.seed, self.buffer, self.prepare, self.epoch = data, seed, buffer, prepare, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        seed = joined_seed(self.seed, self.epoch)
-        rows = self.data.shuffle(seed=seed, buffer_size=self.buffer) if self.buffer else self.data
-        for number, row in enumerate(rows):
-            row = {**row, "ticket": (self.epoch << 40) + number}
-            yield row if self.prepare is None else self.prepare(row)

@@ -1,8 +1,9 @@
-"""Shards of clips, WebDataset tar or parquet files on this disk or behind a URL, as rows dealt out to readers.
+"""Shards of clips, on this disk or behind a URL, as rows dealt out to readers.
 
-A sample of a tar is the run of members that share a key: `0001.mp4`, `0001.txt`, `0001.json`. The suffix tells the
-column (`COLUMN_SUFFIXES`); the fields of the json become columns of their own. A parquet file has the columns of an
-emotion table. Media stay encoded.
+A shard is a WebDataset tar, a parquet file or a table as text (csv, tsv, jsonl). A sample of a tar is the run of
+members that share a key: `0001.mp4`, `0001.txt`, `0001.json`. The suffix tells the column (`COLUMN_SUFFIXES`); the
+fields of the json become columns of their own. The other files have the columns of an emotion table. Media stay
+encoded.
 
 One *reader* is one worker of one process. In every epoch the shards are put in another order and dealt out to the
 readers; a reader fills a block of rows, shuffles it and hands it out. So its place is a few small numbers, and to go
@@ -16,7 +17,8 @@ import math
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -27,20 +29,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch.utils.data import get_worker_info
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from triemo.training.common import joined_seed
-from triemo.training.data.columns import INPUT_COLUMNS, MEDIA_COLUMNS, rough_cost
+from triemo.training.data.columns import MEDIA_COLUMNS, LabelColumn, check_inputs, convert_batch, rough_cost
 from triemo.training.data.splits import SPLIT_ALIASES
+from triemo.training.data.text_tables import TEXT_FORMATS, text_rows
 
 __all__ = [
     "BrokenShardError",
     "COLUMN_SUFFIXES",
     "Position",
+    "RowReading",
     "ShardReader",
     "ShardRows",
-    "check_first_row",
     "column_of",
     "list_shards",
     "read_shard",
@@ -59,6 +61,7 @@ COLUMN_SUFFIXES = {
 _COLUMN_OF = {suffix: column for column, suffixes in COLUMN_SUFFIXES.items() for suffix in suffixes}
 _TAR = re.compile(r"\.(tar|tar\.gz|tgz|tar\.bz2|tar\.xz)$", re.IGNORECASE)
 _PARQUET = re.compile(r"\.parquet$", re.IGNORECASE)
+_TEXT = re.compile(rf"({'|'.join(map(re.escape, TEXT_FORMATS))})$", re.IGNORECASE)
 
 # As WebDataset splits a name: the key ends at the first dot after the last slash.
 _MEMBER = re.compile(r"^((?:.*/|)[^./][^.]*)[.]([^/]+)$")
@@ -86,6 +89,46 @@ class Position(NamedTuple):
     broken_shards: int = 0
 
 
+@dataclass(frozen=True)
+class RowReading:
+    """
+    How what stands in a shard becomes a row of an emotion table.
+
+    Args:
+        column_map: our name to that of a suffix, of a json field or of a column, as `{"text": "caption"}`.
+        encoding: of text files; UTF-8 by default.
+        root: folder of relative paths of media; that of the shard by default.
+        outside_files: whether cells may name files outside that folder, and URLs.
+        label: how labels are read; None leaves them as they are.
+        belongs: whether a row is of the split that is read; None takes all.
+    """
+
+    column_map: Mapping[str, str] | None = None
+    encoding: str | None = None
+    root: Path | None = None
+    outside_files: bool = False
+    label: LabelColumn | None = None
+    belongs: Callable[[Mapping[str, Any]], bool] | None = None
+
+    def cells(self, path: str, start: int = 0) -> Iterator[dict[str, Any]]:
+        """As `read_shard`."""
+        return read_shard(path, start, self.column_map, self.encoding)
+
+    def row(self, cells: dict[str, Any], path: str) -> dict[str, Any] | None:
+        """The row, or None when it is another split's. Raises ValueError as `convert_batch`."""
+        if self.belongs is not None and not self.belongs(cells):
+            return None
+        batch, place = {name: [value] for name, value in cells.items()}, [str(cells["row"])]
+        folder = self.root if self.root is not None else Path() if "://" in path else Path(path).resolve().parent
+        if self.label is not None:
+            check_inputs(batch, place)
+        converted = convert_batch(batch, place, folder, self.label, self.outside_files)
+        row = cells | {name: value for name, (value,) in converted.items()}
+        if self.label is not None and self.label.name != "label":
+            del row[self.label.name]
+        return row
+
+
 class ShardReader:
     """
     One reader's rows, without an end.
@@ -96,7 +139,7 @@ class ShardReader:
             n-th row.
         seed: of the order.
         buffer: rows of a block; 1 keeps the order within a shard.
-        column_map: see `read_shard`.
+        reading: how rows are read.
         group: if given, rows of like cost come together, in runs of so many.
     """
 
@@ -107,13 +150,13 @@ class ShardReader:
         readers: int,
         seed: int = 0,
         buffer: int = 1000,
-        column_map: Mapping[str, str] | None = None,
+        reading: RowReading = RowReading(),  # noqa: B008
         group: int | None = None,
     ) -> None:
         self.share = math.ceil(readers / len(paths))
         self.pieces = [(path, part) for path in paths for part in range(self.share)]
         self.reader, self.readers, self.seed = reader, readers, seed
-        self.buffer, self.column_map, self.group = max(1, buffer), column_map, group
+        self.buffer, self.reading, self.group = max(1, buffer), reading, group
         self.broken_shards = 0
 
     def rows(self, position: Position) -> Iterator[tuple[dict[str, Any], Position]]:
@@ -144,8 +187,9 @@ class ShardReader:
         for number in range(position.piece, len(pieces)):
             path, part = pieces[number]
             try:
-                for at, row in enumerate(read_shard(path, start, self.column_map), start=start):
-                    if at % self.share == part:
+                for at, cells in enumerate(self.reading.cells(path, start), start=start):
+                    row = self.reading.row(cells, path) if at % self.share == part else None
+                    if row is not None:
                         ticket = row_ticket(f"{path.rsplit('/', 1)[-1]}:{at}", position.epoch)
                         yield {**row, "ticket": ticket}, Position(position.epoch, number, at + 1)
             except BrokenShardError as error:
@@ -178,24 +222,22 @@ def row_ticket(name: str, epoch: int) -> int:
     return (epoch << 40) + int.from_bytes(digest, "big")
 
 
-class ShardRows(torch.utils.data.IterableDataset):
+class ShardRows:
     """
-    Encoded rows in the order of the shards, for validation; the collator decodes them.
+    Rows in the order of the shards, each with its number as `ticket`, for validation.
 
     Args:
         paths: the shards.
         limit: rows at most; 0 takes all.
-        column_map: see `read_shard`.
+        reading: how rows are read.
     """
 
-    def __init__(self, paths: Sequence[str], limit: int = 0, column_map: Mapping[str, str] | None = None) -> None:
-        self.paths, self.limit, self.column_map = list(paths), limit, column_map
+    def __init__(self, paths: Sequence[str], limit: int = 0, reading: RowReading = RowReading()) -> None:  # noqa: B008
+        self.paths, self.limit, self.reading = list(paths), limit, reading
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        worker = get_worker_info()
-        if worker is not None and worker.id > 0:  # one reads for all: each would yield every row
-            return
-        rows = (row for path in self.paths for row in read_shard(path, 0, self.column_map))
+        read = (self.reading.row(cells, path) for path in self.paths for cells in self.reading.cells(path))
+        rows = (row for row in read if row is not None)
         for number, row in enumerate(islice(rows, self.limit or None)):
             yield {**row, "ticket": number}
 
@@ -209,11 +251,11 @@ def list_shards(where: str | Path) -> dict[str, list[str]]:
 
     Args:
         where: a folder, a file, a pattern (`shards/*.tar`), any of these behind `hf://`, `https://` or another scheme
-            of fsspec, or the id of a dataset on the Hub.
+            of fsspec, or the id of a dataset on the Hub. Tar files come before parquet, and both before text.
 
     Returns:
         Sorted paths or URLs, keyed by split: of the file's name (`validation-00003.tar`) or of a folder above it;
-        `train` where no name says any.
+        `train` where no name says any, and for a single table as text.
 
     Raises:
         ValueError: nothing there, or tar and parquet files side by side.
@@ -227,15 +269,17 @@ def list_shards(where: str | Path) -> dict[str, list[str]]:
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(f"shards: cannot list {where} ({error})") from error
     is_local = "file" in ([system.protocol] if isinstance(system.protocol, str) else system.protocol)
-    found = {kind: sorted(filter(kind.search, names)) for kind in (_TAR, _PARQUET)}
-    if all(found.values()):
+    found = {kind: sorted(filter(kind.search, names)) for kind in (_TAR, _PARQUET, _TEXT)}
+    if found[_TAR] and found[_PARQUET]:
         raise ValueError(f"shards: got tar and parquet files in {where}, expected one kind; give a pattern")
     splits: dict[str, list[str]] = {}
-    for name in found[_TAR] or found[_PARQUET]:
+    shards = found[_TAR] or found[_PARQUET] or found[_TEXT]
+    for name in shards:
         inner = name.removeprefix(root) if system.isdir(root) else name.rsplit("/", 1)[-1]
-        splits.setdefault(_split_of(inner), []).append(name if is_local else system.unstrip_protocol(name))
+        split = "train" if shards == [root] and _TEXT.search(root) else _split_of(inner)
+        splits.setdefault(split, []).append(name if is_local else system.unstrip_protocol(name))
     if not splits:
-        raise ValueError(f"shards: got no tar or parquet file at {where}, expected some")
+        raise ValueError(f"shards: got no tar or parquet file at {where}, nor a csv, tsv or jsonl, expected some")
     return splits
 
 
@@ -247,32 +291,23 @@ def _split_of(name: str) -> str:
     return "train"
 
 
-def check_first_row(paths: Sequence[str], column_map: Mapping[str, str] | None) -> None:
-    """Raises ValueError when the first shard is empty or its first row has no input column."""
-    row = next(iter(read_shard(paths[0], 0, column_map)), None)
-    if row is None:
-        raise ValueError(f"shards: got no row in {paths[0]}, expected some")
-    if not any(row.get(name) is not None for name in INPUT_COLUMNS):
-        raise ValueError(
-            f"columns: got {sorted(row)} in {row['row']}, expected one of {INPUT_COLUMNS}; see `column_map`"
-        )
-
-
 class BrokenShardError(ValueError):
     """A shard that ends too early or whose bytes make no sense; the rows before that point were given out."""
 
 
-def read_shard(path: str, start: int = 0, column_map: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
+def read_shard(
+    path: str, start: int = 0, column_map: Mapping[str, str] | None = None, encoding: str | None = None
+) -> Iterator[dict[str, Any]]:
     """
-    Rows of one shard.
+    Cells of each row of one shard.
 
     Args:
         path: as `list_shards` gives it.
         start: rows to pass over, without reading their media where the file can be searched.
-        column_map: our name to that of a suffix, of a json field or of a parquet column, as `{"text": "caption"}`.
+        column_map, encoding: see `RowReading`.
 
     Yields:
-        Emotion-table rows; `row` says where one stood.
+        Cells by the names of an emotion table; `row` says where they stood.
 
     Raises:
         BrokenShardError: from where on it cannot be read.
@@ -282,10 +317,13 @@ def read_shard(path: str, start: int = 0, column_map: Mapping[str, str] | None =
         opened = fsspec.open(path, "rb")
         is_local = "file" in opened.fs.protocol
         with opened as file:
-            read = _parquet_rows if _PARQUET.search(path) else _tar_rows
             number = start
+            if _TEXT.search(path):
+                rows = _text_cells(file, path, start, encoding)
+            else:
+                rows = (_parquet_rows if _PARQUET.search(path) else _tar_rows)(file, path, start, is_local)
             try:
-                for row in read(file, path, start, is_local):
+                for row in rows:
                     yield _named_columns(row, column_map)
                     number += 1
             except (tarfile.TarError, EOFError, zlib.error, pa.ArrowInvalid) as error:
@@ -330,6 +368,11 @@ def _parquet_rows(file: BinaryIO, path: str, start: int, is_local: bool) -> Iter
                         yield {**values, "row": f"{path}:{index}"}
                 number += len(batch)
         first += rows
+
+
+def _text_cells(file: BinaryIO, path: str, start: int, encoding: str | None) -> Iterator[dict[str, Any]]:
+    for cells, place in islice(text_rows(file, path, encoding), start, None):
+        yield {**cells, "row": place}
 
 
 def _named_columns(row: dict[str, Any], column_map: Mapping[str, str] | None) -> dict[str, Any]:

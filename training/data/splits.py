@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,17 @@ from datasets import Dataset, DatasetDict
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-__all__ = ["SPLIT_ALIASES", "SPLIT_NAMES", "as_dataset_dict", "check_no_leakage", "split_off"]
+from triemo.training.data.columns import GROUP_COLUMNS, INPUT_COLUMNS
+
+__all__ = [
+    "SPLIT_ALIASES",
+    "SPLIT_NAMES",
+    "as_dataset_dict",
+    "check_no_leakage",
+    "is_split_off",
+    "split_named",
+    "split_off",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +117,26 @@ def split_off(
     count = int(np.searchsorted(np.cumsum(sizes[order]), share * len(dataset))) + 1
     gone = np.isin(groups, members[order[: min(count, len(members) - 1)]])
     return dataset.select(np.flatnonzero(~gone)), dataset.select(np.flatnonzero(gone)), by
+
+
+def is_split_off(row: Mapping[str, Any], share: float, seed: int) -> bool:
+    """Whether a row goes when a stream is split, by a hash of its speaker, else its dialogue, else what it holds.
+
+    By what the row says itself: numbers of rows differ when several readers share a stream. So the share is met on
+    average.
+    """
+    group = next((row[name] for name in GROUP_COLUMNS if row.get(name) is not None), None)
+    content = group if group is not None else [row.get(name) for name in INPUT_COLUMNS]
+    digest = sha256(f"{seed}:{content!r}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def split_named(value: Any, row: str) -> str:
+    """The split that a cell of the column `split` names. Raises ValueError naming the row of another word."""
+    name = SPLIT_ALIASES.get(str(value).strip().lower())
+    if name is None:
+        raise ValueError(f"split: got {value!r} in {row}, expected one of {sorted(SPLIT_ALIASES)}")
+    return name
 
 
 def as_dataset_dict(splits: Mapping[str, Dataset]) -> DatasetDict:

@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 
-from triemo.training.data.shards import Position, ShardReader, ShardRows, check_first_row
-from triemo.training.data.streaming import ShardBatches, StreamLoader
+from triemo.training.data.shards import Position, RowReading, ShardReader, ShardRows
+from triemo.training.data.streaming import ShardBatches, StreamLoader, open_streams
 
 
 def write_shards(folder, sizes, content=b""):
@@ -172,13 +172,14 @@ def test_shards_without_rows_end_in_an_error(tmp_path):
     with pytest.raises(ValueError, match="got no row in .* passes"):
         texts(ShardReader(paths, 0, 1), count=1)
     with pytest.raises(ValueError, match="got no row in"):
-        check_first_row(paths, None)
+        open_streams(tmp_path, RowReading(), labelled=False)
 
 
-def test_the_first_row_must_have_an_input(paths):
-    check_first_row(paths, None)
-    with pytest.raises(ValueError, match=r"columns: got \['audio', 'row', 'text'\]"):
-        check_first_row(paths, {"text": "x", "audio": "y"})
+def test_a_stream_must_have_an_input_and_where_asked_a_label(paths):
+    folder = paths[0].rsplit("/", 1)[0]
+    assert open_streams(folder, RowReading(), labelled=False)["train"].paths == paths
+    with pytest.raises(ValueError, match=r"columns: got \['text', 'audio'\] in .*expected `label` or `labels`"):
+        open_streams(folder, RowReading())
 
 
 def test_validation_rows_come_in_order_and_end(paths):

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
+from triemo.training.data.shards import RowReading
+from triemo.training.data.streaming import open_streams
 from triemo.training.data.tables import load_table
 
 
@@ -43,16 +45,23 @@ def calls(tmp_path: Path) -> Path:
     return write(tmp_path / "calls.csv", "\n".join(lines) + "\n")
 
 
-def rows_of(data, split="train") -> list[dict]:
-    return list(data[split])
+def load(path: Path, streaming: bool, validation_share: float = 0.1, **options) -> dict[str, list[dict]]:
+    """Rows of each split; a stream's without their ticket."""
+    if not streaming:
+        return {
+            split: list(rows) for split, rows in load_table(path, validation_share=validation_share, **options).items()
+        }
+    streams = open_streams(path, RowReading(**options), validation_share=validation_share)
+    rows = {split: list(stream.rows()) for split, stream in streams.items()}
+    return {split: [{k: v for k, v in row.items() if k != "ticket"} for row in found] for split, found in rows.items()}
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_one_csv_without_splits(calls, streaming):
     """Media become absolute, cells stay text, speakers stay together, and nothing is lost or doubled."""
-    data = load_table(calls, streaming=streaming, validation_share=0.3)
+    data = load(calls, streaming, validation_share=0.3)
     assert set(data) == {"train", "validation"}
-    train, validation = rows_of(data), rows_of(data, "validation")
+    train, validation = data["train"], data["validation"]
     everything = {row["text"]: row for row in [*train, *validation]}
     assert len(train) + len(validation) == len(everything) == 40
     assert validation and not {row["speaker"] for row in train} & {row["speaker"] for row in validation}
@@ -74,13 +83,13 @@ def test_split_asked_for(calls):
     """A single file is whole; a folder's train is without the rows that validation gets."""
     assert len(load_table(calls, split="test")["test"]) == 40
     folder = calls.parent / "folder"
-    write(folder / "train.csv", (calls.parent / "calls.csv").read_text().replace("sounds/", "../sounds/"))
-    train = load_table(folder, split="train")["train"]
-    validation = load_table(folder, split="dev")["validation"]
+    write(folder / "train.csv", calls.read_text())
+    train = load_table(folder, split="train", root=calls.parent)["train"]
+    validation = load_table(folder, split="dev", root=calls.parent)["validation"]
     assert len(train) == 35 and len(validation) == 5
     assert not set(train["text"]) & set(validation["text"])
     with pytest.raises(ValueError, match="split: got 'test', but .*has only"):
-        load_table(folder, split="test")
+        load_table(folder, split="test", root=calls.parent)
     with pytest.raises(ValueError, match="split: got 'tst'"):
         load_table(folder, split="tst")
 
@@ -88,10 +97,11 @@ def test_split_asked_for(calls):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_column_split_and_aliases(tmp_path, streaming):
     path = write(tmp_path / "a.tsv", "text\tlabel\tsplit\na\tjoy\ttrain\nb\tfear\tdev\nc\tjoy\tTest\nNA\tjoy\ttrain\n")
-    data = load_table(path, streaming=streaming)
+    data = load(path, streaming)
     assert [row["text"] for row in data["train"]] == ["a", "NA"]
-    assert [row["row"] for row in data["validation"]] == [f"{path}:3"]
-    assert "split" not in rows_of(data, "test")[0]
+    assert [row["row"] for row in data["validation"]] == [f"{path}:3"] and [row["text"] for row in data["test"]] == [
+        "c"
+    ]
 
 
 def test_unknown_split_is_named(tmp_path):
@@ -129,9 +139,9 @@ def test_folder_of_jsonl_and_parquet(tmp_path):
 )
 def test_kinds_of_labels(tmp_path, column, cells, expected, streaming):
     path = write(tmp_path / "a.csv", f"text,{column}\n" + "".join(f"t,{cell}\n" for cell in cells))
-    data = load_table(path, split="train", streaming=streaming)
+    data = load(path, streaming, validation_share=0)
     assert [row["label"] for row in data["train"]] == expected
-    assert "labels" not in rows_of(data)[0]
+    assert "labels" not in data["train"][0]
 
 
 def test_vectors_from_npy(tmp_path):
@@ -171,7 +181,7 @@ def test_errors_name_the_row(tmp_path, content, message, streaming):
         assert [row["label"] for row in load_table(path, split="train")["train"]] == ["1.5", "2", "joy"]
         return
     with pytest.raises(ValueError, match=message):
-        rows_of(load_table(path, split="train", streaming=streaming))
+        load(path, streaming, validation_share=0)
 
 
 def test_lines_are_counted_through_line_breaks(tmp_path):
@@ -182,12 +192,14 @@ def test_lines_are_counted_through_line_breaks(tmp_path):
 def test_missing_media_are_counted_or_refused(tmp_path, caplog):
     write_wav(tmp_path / "a.wav")
     path = write(tmp_path / "a.csv", "audio,label\na.wav,joy\nb.wav,joy\nhttps://x.org/c.wav,joy\n")
-    data = load_table(path, split="train")
+    data = load_table(path, split="train", outside_files=True)
     assert [row["audio"]["path"].split("/")[-1] for row in data["train"]] == ["a.wav", "b.wav", "c.wav"]
     assert f"audio: 1 of 3 rows name a file that is not there, as {tmp_path}/b.wav ({path}:3)" in caplog.text
     with pytest.raises(ValueError, match="audio: none of 2 files is there"):
         load_table(write(tmp_path / "b.csv", "audio,label\nx.wav,joy\ny.wav,joy\n"))
-    assert load_table(path, split="train", root=tmp_path)["train"][0]["audio"]["path"] == str(tmp_path / "a.wav")
+    assert load_table(path, split="train", root=tmp_path, outside_files=True)["train"][0]["audio"]["path"] == str(
+        tmp_path / "a.wav"
+    )
 
 
 def test_speaker_in_two_splits_is_refused(tmp_path):
@@ -205,14 +217,14 @@ def test_what_is_no_table(tmp_path):
         load_table("nobody/nothing")
     with pytest.raises(ValueError, match="expected one, or train.csv"):
         load_table(tmp_path)
-    with pytest.raises(ValueError, match="cannot read .*utf-8"):
+    with pytest.raises(ValueError, match="latin.csv is not utf-8; it looks like --encoding windows-1252"):
         (tmp_path / "latin.csv").write_bytes("text,label\ncaf\xe9,joy\n".encode("latin-1"))
         load_table(tmp_path / "latin.csv")
 
 
 def test_unlabelled(tmp_path):
     path = write(tmp_path / "a.csv", "text\na\nb\n")
-    assert load_table(path, split="train", labelled=False)["train"].column_names == ["text", "row"]
+    assert load_table(path, split="train", labelled=False)["train"].column_names == ["row", "text"]
 
 
 def test_stream_divides_the_same_for_any_number_of_workers(calls):
@@ -221,5 +233,5 @@ def test_stream_divides_the_same_for_any_number_of_workers(calls):
     path = write(calls.parent / "plain.csv", text)
     lines = text.splitlines()
     shuffled = write(calls.parent / "shuffled.csv", "\n".join([lines[0], *reversed(lines[1:])]) + "\n")
-    found = [{row["text"] for row in load_table(p, streaming=True)["validation"]} for p in (path, shuffled)]
+    found = [{row["text"] for row in load(p, streaming=True)["validation"]} for p in (path, shuffled)]
     assert found[0] == found[1] and 0 < len(found[0]) < 20
