@@ -300,7 +300,7 @@ def parse_column_map(text: str | None) -> dict[str, str] | None:
     pairs = [part.partition("=") for part in text.split(",")]
     if any(not (ours and middle and theirs) for ours, middle, theirs in pairs):
         raise ValueError(f'column_map: got {text!r}, expected "ours=theirs,ours=theirs".')
-    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+    return {ours.strip(): theirs for ours, _, theirs in pairs}  # a column's name may begin with a space
 
 
 def subset_weights(text: str) -> tuple[float, ...]:

@@ -177,7 +177,7 @@ def test_a_table_without_splits_is_scored_on_the_rows_that_training_left_out_or_
     table.write_text("text,label\n" + "".join(f"i am so {word},joy\n" for word in "abcdefghij"))
     assert main(arguments(place, table=table, split="validation"))["parts"]["table"]["samples"] == 1
     assert main(arguments(place, table=table, split="all"))["parts"]["table"]["samples"] == 10
-    with pytest.raises(ValueError, match="got 'test', but .* has train, validation; --split all"):
+    with pytest.raises(ValueError, match="got 'test', but .* has train, validation; --split validation scores those"):
         main(arguments(place, table=table))
 
 

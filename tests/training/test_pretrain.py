@@ -243,7 +243,7 @@ def test_configs_of_the_small_model():
     ("changes", "message"),
     [
         ({"streaming": "true"}, "streaming: a stream has no length"),
-        ({"streaming": "true", "max_steps": 1}, "got no tar or parquet file"),
+        ({"streaming": "true", "max_steps": 1, "table": "nowhere/*.tar"}, "got no tar or parquet file"),
         ({"corpora": "meld"}, "give one of --table and --corpora, got both"),
         ({"cache_chunk_size": 2, "gradient_accumulation_steps": 2}, "stands in for gradient_accumulation_steps"),
         ({"mlm_probability": 1}, "mlm_probability: got 1"),

@@ -63,6 +63,9 @@ def open_streams(
         head = list(islice(reading.cells(paths[0]), PEEKED_ROWS))
         if not head:
             raise ValueError(f"table: got no row in {paths[0]}, expected some")
+        for ours, theirs in (reading.column_map or {}).items():
+            if all(row.get(ours) is None for row in head):
+                raise ValueError(f"column_map: got {theirs!r} for {ours!r}, which the first rows of {paths[0]} lack")
         names = [name for name in dict.fromkeys(name for row in head for name in row) if name != "row"]
         check_columns(names, paths[0], labelled)
         label = _label_column(paths[0], names, head) if labelled else None

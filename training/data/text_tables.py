@@ -40,7 +40,7 @@ def _csv_rows(text: io.TextIOWrapper, path: str) -> Iterator[tuple[dict[str, Any
     if "\0" in first:
         raise _wrong_encoding(path, first.encode(text.encoding), None)
     reader = csv.reader(_chained(first, text), delimiter=max(",;\t", key=first.count))
-    header = next(reader, [])
+    header = [name.strip() for name in next(reader, [])]
     names = [name for name in header if _is_name(name)]
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"header: got {header} in {path}, expected different column names")
@@ -70,7 +70,7 @@ def _chained(first: str, rest: io.TextIOWrapper) -> Iterator[str]:
 
 def _is_name(name: str) -> bool:
     """Whether a header's cell names a column; pandas reads an unnamed one as `Unnamed: 0`, and writes it so again."""
-    return bool(name.strip()) and not name.startswith("Unnamed: ")
+    return bool(name) and not name.startswith("Unnamed: ")
 
 
 def _json_rows(text: io.TextIOWrapper, path: str) -> Iterator[tuple[dict[str, Any], str]]:

@@ -8,9 +8,10 @@ from collections import Counter
 from functools import partial
 
 import pytest
+from torch.utils.data import DataLoader
 
 from triemo.training.data.shards import Position, RowReading, ShardReader, ShardRows
-from triemo.training.data.streaming import ShardBatches, StreamLoader, open_streams
+from triemo.training.data.streaming import EvaluationBatches, ShardBatches, StreamLoader, open_streams
 
 
 def write_shards(folder, sizes, content=b""):
@@ -199,3 +200,40 @@ def test_memory_of_a_long_pass_is_that_of_a_short_one(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] <= 1.1 * peaks[0] and peaks[1] < 7 * 200_000
+
+
+# Evaluation --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+@pytest.mark.parametrize("kind", ["table", "stream"])
+def test_evaluation_batches_are_those_of_one_process(paths, kind, processes, workers):
+    """Each comes once, to one process; all processes get as many, the first again where there are none left."""
+    rows = ShardRows(paths, limit=9) if kind == "stream" else [{"text": str(number)} for number in range(9)]
+    found = []
+    for process in range(processes):
+        batches = EvaluationBatches(rows, texts_of, 2, process, processes)
+        found.append(list(DataLoader(batches, batch_size=None, num_workers=workers)))
+    assert len({len(batches) for batches in found}) == 1 and len(found[0]) == -(-5 // processes)
+    items = [item for batches in found for item in batches]
+    assert all(item["batch"] == ["0", "1"] and item["rows"] == 0 for item in items if item["number"] < 0)
+    counted = sorted((item for item in items if item["number"] >= 0), key=lambda item: item["number"])
+    assert [item["batch"] for item in counted] == [["0", "1"], ["2", "3"], ["4", "5"], ["6", "7"], ["8"]]
+    assert [item["rows"] for item in counted] == [2, 2, 2, 2, 1]
+
+
+def texts_of(rows):
+    return [row["text"] for row in rows]
+
+
+def test_a_wrong_label_ends_a_stream_that_passes_over_broken_media(paths):
+    def check(row):
+        if row["text"] == "7":
+            raise ValueError("label: got 'glee'")
+
+    batches = ShardBatches(
+        partial(ShardReader, paths, buffer=1), as_number, list, 3, max_broken_share=0.9, check=check
+    )
+    with pytest.raises(ValueError, match="got 'glee'"):
+        list(itertools.islice(batches, 9))

@@ -1,16 +1,19 @@
 """Tables of one's own: files written here in every accepted form, read map-style and as a stream."""
 
 import json
+import re
 import wave
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from triemo.training.data.shards import RowReading
 from triemo.training.data.streaming import open_streams
 from triemo.training.data.tables import load_table
+from triemo.training.sources import parse_column_map
 
 
 def write(path: Path, text: str) -> Path:
@@ -235,3 +238,177 @@ def test_stream_divides_the_same_for_any_number_of_workers(calls):
     shuffled = write(calls.parent / "shuffled.csv", "\n".join([lines[0], *reversed(lines[1:])]) + "\n")
     found = [{row["text"] for row in load(p, streaming=True)["validation"]} for p in (path, shuffled)]
     assert found[0] == found[1] and 0 < len(found[0]) < 20
+
+
+# Tables people really have -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_index_that_pandas_wrote_is_no_column(tmp_path, streaming):
+    """`DataFrame.to_csv` writes it without a name, and again as `Unnamed: 0` when it has read that."""
+    frame = pd.DataFrame({"text": ["a", "b"], "label": ["joy", "fear"]})
+    frame.to_csv(tmp_path / "a.csv")
+    pd.read_csv(tmp_path / "a.csv").to_csv(tmp_path / "b.csv")
+    for name in ("a.csv", "b.csv"):
+        rows = load(tmp_path / name, streaming, validation_share=0)["train"]
+        assert [{**row, "row": row["row"][-1]} for row in rows] == [
+            {"text": "a", "label": "joy", "row": "2"},
+            {"text": "b", "label": "fear", "row": "3"},
+        ]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_nan_na_none_and_empty_cells_are_absent(tmp_path, suffix, streaming):
+    write_wav(tmp_path / "a.wav")
+    frame = pd.DataFrame(
+        {"text": ["a", "b", "c", None, " "], "audio": [pd.NA, np.nan, "", "a.wav", "a.wav"], "label": ["joy"] * 5}
+    )
+    frame["speaker"] = [np.nan, None, "", "x", pd.NA]
+    path = tmp_path / f"t.{suffix}"
+    {
+        "csv": lambda: frame.to_csv(path, index=False),
+        "jsonl": lambda: frame.to_json(path, orient="records", lines=True),
+        "parquet": lambda: frame.to_parquet(path),
+    }[suffix]()
+    rows = load(path, streaming, validation_share=0)["train"]
+    assert [row["text"] for row in rows] == ["a", "b", "c", None, None]
+    assert [row["audio"] is None for row in rows] == [True, True, True, False, False]
+    assert [row["speaker"] for row in rows] == [None, None, None, "x", None]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_column_of_nothing_but_nan_is_absent(tmp_path, streaming):
+    frame = pd.DataFrame({"text": ["a", "b"], "audio": [np.nan, np.nan], "label": ["joy", "joy"]})
+    frame.to_parquet(tmp_path / "t.parquet")
+    assert [row["audio"] for row in load(tmp_path / "t.parquet", streaming, 0)["train"]] == [None, None]
+    path = write(tmp_path / "a.jsonl", '{"text": NaN, "audio_features": [[1]], "label": "joy"}\n')
+    assert load(path, streaming, 0)["train"][0]["text"] is None
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_paths_written_on_windows(tmp_path, streaming):
+    write_wav(tmp_path / "clips" / "0.wav")
+    path = write(tmp_path / "a.csv", "audio,label\nclips\\0.wav,joy\n")
+    row = load(path, streaming, 0)["train"][0]
+    assert row["audio"]["path"] == str(tmp_path / "clips" / "0.wav")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_spellings_of_a_class_are_merged_and_said(tmp_path, streaming, caplog):
+    path = write(tmp_path / "a.csv", "text,label\na,joy\nb,JOY\nc, joy \nd,Fear\n")
+    assert [row["label"] for row in load(path, streaming, 0)["train"]] == ["joy", "joy", "joy", "Fear"]
+    assert "spells classes in several ways, which are read as one: 'JOY' (1 rows) as 'joy'" in caplog.text
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_commas_in_labels_divide_them_and_that_is_said(tmp_path, streaming, caplog):
+    path = write(tmp_path / "a.csv", 'text,labels\na,"joy,surprise"\nb,joy\nc,"JOY, joy"\n')
+    labels = [row["label"] for row in load(path, streaming, 0)["train"]]
+    assert labels == [["joy", "surprise"], ["joy"], ["joy"]]
+    assert "labels: 2 cells of" in caplog.text and "split at ','" in caplog.text
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("header", "advice"),
+    [
+        ("Text,label", '--column_map "text=Text"'),
+        ("Utterance,Emotion", '--column_map "text=Utterance,label=Emotion"'),
+        ("utterance,Emotion,Speaker", '--column_map "text=utterance,label=Emotion,speaker=Speaker"'),
+        ("wav_path,sentiment", '--column_map "audio=wav_path,label=sentiment"'),
+        ("a,b", "see --column_map"),
+    ],
+)
+def test_columns_under_other_names_bring_the_map_that_may_be_meant(tmp_path, header, advice, streaming):
+    path = write(tmp_path / "a.csv", f"{header}\n" + ",".join(["x"] * len(header.split(","))) + "\n")
+    with pytest.raises(ValueError, match=r"columns: got .* in .*a\.csv") as error:
+        load(path, streaming, 0)
+    assert advice in str(error.value)
+    if "may be meant" in str(error.value):
+        given = re.search('--column_map "(.*)"', str(error.value))[1]
+        if "text=" in given:
+            row = load(path, streaming, 0, column_map=parse_column_map(given))["train"][0]
+            assert (row["text"], row["label"]) == ("x", "x")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_spaces_around_names_of_columns(tmp_path, streaming):
+    """In a csv they mean nothing; elsewhere the map that is offered has them."""
+    path = write(tmp_path / "a.csv", "text, label\na,joy\n")
+    assert load(path, streaming, 0)["train"][0]["label"] == "joy"
+    path = write_lines(tmp_path / "a.jsonl", {"text": "a", " label": "joy"})
+    with pytest.raises(ValueError, match='--column_map "label= label" may be meant'):
+        load(path, streaming, 0)
+    row = load(path, streaming, 0, column_map=parse_column_map("label= label"))["train"][0]
+    assert row["label"] == "joy"
+    with pytest.raises(ValueError, match="column_map: got 'words' for 'text'"):
+        load(path, streaming, 0, column_map={"text": "words", "label": " label"})
+
+
+def test_a_column_split_in_capitals_is_not_passed_over_without_a_word(tmp_path, caplog):
+    path = write(tmp_path / "a.csv", "text,label,Split,Speaker\na,joy,train,x\nb,joy,test,y\n")
+    load_table(path)
+    assert 'others that may be meant: --column_map "split=Split,speaker=Speaker"' in caplog.text
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    ("encoding", "guess"), [("utf-16", "utf-16"), ("utf-16-le", "utf-16"), ("windows-1252", "windows-1252")]
+)
+def test_other_encodings_are_named_and_taken_when_given(tmp_path, encoding, guess, suffix, streaming):
+    text = 'text,label\n"caf\xe9 \u2019",joy\n' if suffix == "csv" else '{"text": "caf\xe9 \u2019", "label": "joy"}\n'
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(text.encode(encoding))
+    with pytest.raises(ValueError, match=rf"encoding: .*a\.{suffix} is not utf-8; it looks like --encoding {guess}"):
+        load(path, streaming, 0)
+    assert load(path, streaming, 0, encoding=encoding)["train"][0]["text"] == "caf\xe9 \u2019"
+    with pytest.raises(ValueError, match="encoding: got 'klingon', expected one such as utf-8"):
+        load(path, streaming, 0, encoding="klingon")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "cell", ["/etc/hostname", "../secret.wav", "a/../../secret.wav", "http://x.org/a.wav", "~/a.wav"]
+)
+@pytest.mark.parametrize("column", ["audio", "audio_features"])
+def test_files_outside_the_folder_are_read_only_when_asked(tmp_path, column, cell, streaming):
+    write_wav(tmp_path / "secret.wav")
+    (tmp_path / "table" / "a").mkdir(parents=True)
+    path = write(tmp_path / "table" / "a.csv", f"text,{column},label\nhello,{cell},joy\n")
+    with pytest.raises(
+        ValueError, match=rf"{column} in .*a\.csv:2: got '{re.escape(cell)}', a .*--outside_files true"
+    ):
+        load(path, streaming, 0)
+    if column == "audio" and cell != "~/a.wav":
+        try:
+            row = load(path, streaming, 0, outside_files=True)["train"][0]
+        except ValueError as error:  # every file of the column is missing
+            assert "files is there" in str(error) and "secret" not in cell
+        else:
+            assert row["audio"]["path"].endswith(cell.rsplit("/", 1)[-1])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_absolute_paths_and_links_inside_the_folder_are_its_owners(tmp_path, streaming):
+    write_wav(tmp_path / "elsewhere" / "b.wav")
+    write_wav(tmp_path / "table" / "a.wav")
+    (tmp_path / "table" / "linked").symlink_to(tmp_path / "elsewhere")
+    path = write(tmp_path / "table" / "a.csv", f"audio,label\n{tmp_path}/table/a.wav,joy\nlinked/b.wav,joy\n")
+    names = [Path(row["audio"]["path"]).name for row in load(path, streaming, 0)["train"]]
+    assert names == ["a.wav", "b.wav"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_text_with_unquoted_separators_is_named(tmp_path, streaming):
+    """A row of more cells than columns has lost its order; one of fewer lacks the last."""
+    with pytest.raises(ValueError, match=r"row: got 3 cells in .*a\.csv:3, expected 2; quote text"):
+        load(write(tmp_path / "a.csv", "text,label\na,joy\nhello, you,joy\n"), streaming, 0)
+    with pytest.raises(ValueError, match=r"label: got none in .*b\.csv:2"):
+        load(write(tmp_path / "b.csv", "text,label\nhello\n"), streaming, 0)
+
+
+def test_cells_of_any_length_are_read(tmp_path):
+    path = write(tmp_path / "a.csv", f"text,label\n{'x' * 200_000},joy\n")
+    assert len(load_table(path, split="train")["train"][0]["text"]) == 200_000
