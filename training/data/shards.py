@@ -44,6 +44,8 @@ __all__ = [
     "ShardReader",
     "ShardRows",
     "column_of",
+    "column_values",
+    "is_archive",
     "list_shards",
     "read_shard",
     "row_ticket",
@@ -400,6 +402,9 @@ def _named_columns(row: dict[str, Any], column_map: Mapping[str, str] | None) ->
     cells |= fields
     columns = {**fields, **columns}
     for ours, theirs in (column_map or {}).items():
+        if theirs not in cells and theirs not in columns:
+            columns.pop(ours, None)
+            continue
         value = cells.get(theirs, columns.get(theirs))
         columns[ours] = {"bytes": value, "path": None} if ours in MEDIA_COLUMNS and isinstance(value, bytes) else value
     return columns
@@ -412,6 +417,22 @@ def _fields(content: bytes, member: str, row: str) -> dict[str, Any]:
         logger.warning(f"{row}: {member} is no JSON ({error}); its fields are left out.")
         return {}
     return {str(key): value for key, value in fields.items() if key != "row"} if isinstance(fields, dict) else {}
+
+
+def is_archive(path: str) -> bool:
+    """Whether a shard is a tar, whose columns stand in between the media."""
+    return _TAR.search(path) is not None
+
+
+def column_values(path: str, column: str, encoding: str | None = None) -> Iterator[tuple[Any, str]]:
+    """One column of a parquet file or of a table as text, each value with its place; the media beside it stay."""
+    with fsspec.open(path, "rb") as file:
+        if _PARQUET.search(path):
+            batches = pq.ParquetFile(file).iter_batches(columns=[column])
+            values = (value for batch in batches for value in batch.column(0).to_pylist())
+            yield from ((value, f"{path}:{number}") for number, value in enumerate(values, start=1))
+        else:
+            yield from ((cells.get(column), place) for cells, place in text_rows(file, path, encoding))
 
 
 def column_of(suffix: str) -> str | None:

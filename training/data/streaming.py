@@ -17,7 +17,15 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from triemo.training.data.broken_media import FIRST_NAMED
 from triemo.training.data.columns import LabelColumn, check_columns, label_names, read_labels
-from triemo.training.data.shards import Position, RowReading, ShardReader, ShardRows, list_shards
+from triemo.training.data.shards import (
+    Position,
+    RowReading,
+    ShardReader,
+    ShardRows,
+    column_values,
+    is_archive,
+    list_shards,
+)
 from triemo.training.data.splits import SPLIT_NAMES, is_split_off, split_named
 
 __all__ = ["EvaluationBatches", "ShardBatches", "Stream", "StreamLoader", "open_streams"]
@@ -42,7 +50,7 @@ def open_streams(
     where: str | Path, reading: RowReading, labelled: bool = True, validation_share: float = 0.0, seed: int = 0
 ) -> dict[str, Stream]:
     """
-    The streams of a table or of shards by split: by the names of files and folders, or by a column `split`.
+    The streams of a table or of shards by split: by the names of files and folders, or by a column `split` of a table.
 
     Where there is no validation split, `validation_share` of train becomes one, by a hash of the speaker, else the
     dialogue, else the row's content: met on average, so that of a small table it may get no row and not be there.
@@ -64,18 +72,17 @@ def open_streams(
         if not head:
             raise ValueError(f"table: got no row in {paths[0]}, expected some")
         for ours, theirs in (reading.column_map or {}).items():
-            if all(row.get(ours) is None for row in head):
+            if all(ours not in row for row in head):
                 raise ValueError(f"column_map: got {theirs!r} for {ours!r}, which the first rows of {paths[0]} lack")
         names = [name for name in dict.fromkeys(name for row in head for name in row) if name != "row"]
         check_columns(names, paths[0], labelled)
         label = _label_column(paths[0], names, head) if labelled else None
         stream = Stream(paths, replace(reading, label=label))
-        if len(shards) > 1 or "split" not in names:
+        if len(shards) > 1 or "split" not in names or is_archive(paths[0]):
             streams[split] = stream
             continue
-        # A split that is not there shows only at the end of the table.
-        named = {name: _of_split(stream, partial(_is_named, split=name)) for name in SPLIT_NAMES}
-        streams = {name: found for name, found in named.items() if next(iter(found.rows()), None) is not None}
+        there = _named_splits(paths, reading)
+        streams = {n: _of_split(stream, partial(_is_named, split=n)) for n in SPLIT_NAMES if n in there}
     if "train" in streams and "validation" not in streams and validation_share > 0:
         whole, goes = streams["train"], partial(_goes, share=validation_share, seed=seed)
         validation = _of_split(whole, partial(goes, wanted=True))
@@ -83,6 +90,12 @@ def open_streams(
             streams |= {"train": _of_split(whole, partial(goes, wanted=False)), "validation": validation}
             logger.info(f"{where}: no validation split, so {validation_share:.0%} of train by hash, seed {seed}.")
     return streams
+
+
+def _named_splits(paths: Sequence[str], reading: RowReading) -> set[str]:
+    """What the column `split` of all rows names: that one is not there shows only at the end of a table."""
+    column = (reading.column_map or {}).get("split", "split")
+    return {split_named(*cell) for path in paths for cell in column_values(path, column, reading.encoding)}
 
 
 def _label_column(path: str, names: Sequence[str], head: Sequence[Mapping[str, Any]]) -> LabelColumn:

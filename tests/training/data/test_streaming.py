@@ -237,3 +237,25 @@ def test_a_wrong_label_ends_a_stream_that_passes_over_broken_media(paths):
     )
     with pytest.raises(ValueError, match="got 'glee'"):
         list(itertools.islice(batches, 9))
+
+
+def test_a_column_split_divides_a_table_and_tar_files_are_not_read_for_it(tmp_path, monkeypatch):
+    """What says that a split is not there stands at the end; of tar files that would be the whole corpus."""
+    table = tmp_path / "t.csv"
+    table.write_text("text,label,Part\n" + "a,joy,train\n" * 200 + "b,joy,test\n", encoding="utf-8")
+    streams = open_streams(table, RowReading(column_map={"split": "Part"}))
+    assert [len(list(streams[name].rows())) for name in ("train", "test")] == [200, 1] and set(streams) == {
+        "train",
+        "test",
+    }
+    paths = write_shards(tmp_path / "shards", [3, 200])
+    monkeypatch.setattr(RowReading, "cells", only_first(RowReading.cells, paths[0]))
+    assert set(open_streams(tmp_path / "shards", RowReading(), labelled=False)) == {"train"}
+
+
+def only_first(read, first):
+    def cells(self, path, start=0):
+        assert path == first, f"{path} is read for nothing"
+        return ({**row, "split": "train"} for row in read(self, path, start))
+
+    return cells

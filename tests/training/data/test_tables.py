@@ -107,10 +107,14 @@ def test_column_split_and_aliases(tmp_path, streaming):
     ]
 
 
-def test_unknown_split_is_named(tmp_path):
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_unknown_split_is_named(tmp_path, suffix, streaming):
     path = write(tmp_path / "a.csv", "text,label,split\na,joy,train\nb,joy,holdout\n")
-    with pytest.raises(ValueError, match=r"split: got 'holdout' in .*a\.csv:3"):
-        load_table(path)
+    if suffix == "parquet":
+        pd.read_csv(path).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=rf"split: got 'holdout' in .*a\.{suffix}:{3 if suffix == 'csv' else 2}"):
+        load(tmp_path / f"a.{suffix}", streaming)
 
 
 def test_folder_of_jsonl_and_parquet(tmp_path):
