@@ -25,31 +25,51 @@ CLASSES = ("seven", "own")
 
 @dataclass(frozen=True)
 class Corpus:
-    """A reader, and the columns whose values are in one split only."""
+    """
+    Args:
+        read: the reader.
+        disjoint: columns whose values are in one split only.
+        licence: of the data, as its makers state it; weights that learned from it inherit what it forbids.
+        commercial: whether it allows commercial use; False also where it says nothing, or research only.
+        default_classes: `seven` where the labels are emotions.
+    """
 
     read: Callable[..., DatasetDict]
     disjoint: tuple[str, ...]
+    licence: str
+    commercial: bool
     default_classes: str = "seven"
 
 
+RESEARCH = "research use, no explicit licence"
+# Of the corpora of acted voices; TESS's is recalled, not read with the files here.
+_ACTED_LICENCES = {
+    "tess": ("CC BY-NC-ND 4.0", False),
+    "casia": (RESEARCH, False),
+    "nemo": ("CC BY-NC-SA 4.0", False),
+    "emovo": (RESEARCH, False),
+    "savee": (RESEARCH, False),
+    "javanese": ("MIT", True),
+}
 CORPORA = {
-    "goemotions": Corpus(goemotions_table, ()),
-    "meld": Corpus(meld_table, ("dialogue",)),  # the main speakers are in every official split
-    "xed": Corpus(xed_table, ()),
-    "brighter": Corpus(brighter_table, ()),
-    "smp2020": Corpus(smp2020_table, ()),
-    "cped": Corpus(cped_table, ("dialogue",)),
-    "fer2013": Corpus(fer2013_table, ()),
-    "ferplus": Corpus(ferplus_table, ()),
-    "raf_db": Corpus(raf_db_table, ()),
-    "ravdess": Corpus(ravdess_table, ("speaker",)),
-    "crema_d": Corpus(crema_d_table, ("speaker",)),
-    **{name: Corpus(read, ("speaker",)) for name, read in acted_tables.items()},
-    "iemocap": Corpus(iemocap_table, ("session", "speaker", "dialogue")),
-    "cmu_mosi": Corpus(cmu_mosi_table, ("dialogue",), "own"),
-    "cmu_mosei": Corpus(cmu_mosei_table, ("dialogue",), "own"),
+    "goemotions": Corpus(goemotions_table, (), "CC BY 4.0", True),
+    # The main speakers are in every official split. The licence asks for the same of what is derived.
+    "meld": Corpus(meld_table, ("dialogue",), "GPL-3.0", True),
+    "xed": Corpus(xed_table, (), "CC BY 4.0", True),
+    "brighter": Corpus(brighter_table, (), "CC BY 4.0", True),
+    "smp2020": Corpus(smp2020_table, (), RESEARCH, False),
+    "cped": Corpus(cped_table, ("dialogue",), "Apache-2.0", True),
+    "fer2013": Corpus(fer2013_table, (), RESEARCH, False),
+    "ferplus": Corpus(ferplus_table, (), RESEARCH, False),
+    "raf_db": Corpus(raf_db_table, (), RESEARCH, False),
+    "ravdess": Corpus(ravdess_table, ("speaker",), "CC BY-NC-SA 4.0", False),
+    "crema_d": Corpus(crema_d_table, ("speaker",), "ODbL 1.0", True),
+    **{name: Corpus(read, ("speaker",), *_ACTED_LICENCES[name]) for name, read in acted_tables.items()},
+    "iemocap": Corpus(iemocap_table, ("session", "speaker", "dialogue"), RESEARCH, False),
+    "cmu_mosi": Corpus(cmu_mosi_table, ("dialogue",), RESEARCH, False, "own"),
+    "cmu_mosei": Corpus(cmu_mosei_table, ("dialogue",), RESEARCH, False, "own"),
     # Not checked: whether the official split keeps films apart was not verified, and a check could refuse it.
-    "ch_sims": Corpus(ch_sims_table, (), "own"),
+    "ch_sims": Corpus(ch_sims_table, (), RESEARCH, False, "own"),
 }
 
 

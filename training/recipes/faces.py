@@ -9,7 +9,7 @@ Shapes: N faces, B batch, S side of a square grey face in pixels; the 2 * 7 logi
 
 import copy
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +28,19 @@ from triemo.training.corpora.registry import load_corpus
 from triemo.training.data.augmentation import cut_mix, disturb_faces, mix_up
 from triemo.training.metrics.scores import classification_scores
 from triemo.training.recipes.stages import ReleaseRun, train_resumable, trainer_arguments
+from triemo.training.recipes.views import EpochViews
 from triemo.training.recipes.vision import RESNET
 
-__all__ = ["FaceClassifiers", "FaceCorpora", "HeldOutFaces", "face_scores", "held_out_faces", "train_faces"]
+__all__ = [
+    "FACE_SIZE",
+    "FaceClassifiers",
+    "FaceCorpora",
+    "HeldOutFaces",
+    "face_scores",
+    "grey_faces",
+    "held_out_faces",
+    "train_faces",
+]
 
 CLASSES = len(EMOTIONS)
 HEAD_FILE = "face_head.safetensors"
@@ -45,7 +55,7 @@ def _picture(image: dict) -> Image.Image:
     return Image.open(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"])
 
 
-def _grey(images: Sequence[dict], size: int) -> torch.Tensor:
+def grey_faces(images: Sequence[dict], size: int) -> torch.Tensor:
     """Decoded faces of one size as grey uint8 (N, S, S), resized as the image processor does."""
     pixels = torch.from_numpy(np.stack([np.asarray(_picture(image).convert("L")) for image in images]))
     resized = [
@@ -69,7 +79,7 @@ class FaceCorpora(torch.utils.data.Dataset):
     def __init__(
         self, ferplus: Dataset, raf_db: Dataset, size: int, raf_db_views: float, power: float, smoothing: float
     ) -> None:
-        self.pixels = torch.cat([_grey(ferplus["image"], size), _grey(raf_db["image"], size)])
+        self.pixels = torch.cat([grey_faces(ferplus["image"], size), grey_faces(raf_db["image"], size)])
         soft = torch.from_numpy(ferplus_soft_targets(np.array(ferplus["votes"]))).float()
         own = torch.tensor([label2id[map_label("fer2013", name)] for name in ferplus["own_label"]])
         labels = torch.tensor([label2id[name] for name in raf_db["label"]])
@@ -90,30 +100,6 @@ class FaceCorpora(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
         return {"pixels": self.pixels[indices], "tight": self.tight[indices], "targets": self.targets[indices]}
-
-
-class EpochViews(torch.utils.data.Sampler):
-    """Every row as often as its views (N,) say on average, in whole batches, for a batch norm does not like the rest.
-
-    What comes in an epoch depends on seed and epoch alone, so a run that was interrupted goes on with the same.
-    """
-
-    def __init__(self, views: torch.Tensor, batch_size: int, seed: int) -> None:
-        self.views, self.seed, self.epoch = views.numpy(), seed, 0
-        self.size = max(1, int(self.views.sum()) // batch_size) * batch_size
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self) -> Iterator[int]:
-        random = np.random.default_rng([self.seed, self.epoch])
-        times = np.floor(self.views + random.random(len(self.views))).astype(int)
-        rows = random.permutation(np.repeat(np.arange(len(times)), times))
-        missing = max(0, self.size - len(rows))
-        return iter([*rows[: self.size].tolist(), *random.choice(rows, missing).tolist()])
 
 
 class HeldOutFaces(torch.utils.data.Dataset):

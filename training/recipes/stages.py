@@ -1,11 +1,14 @@
 """What the stages of the release recipe share: where they read and write, and the Trainer's arguments."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
+
+from triemo.training.corpora.registry import CORPORA
 
 __all__ = ["ReleaseRun", "train_resumable", "trainer_arguments"]
 
@@ -24,6 +27,9 @@ class ReleaseRun:
     checkpoint: str = field(default="checkpoints/triemo-small", metadata={"help": "folder of the released model"})
     threads: int = field(default=2, metadata={"help": "torch threads"})
     seed: int | None = field(default=None, metadata={"help": "seed of every stage (default: the config's)"})
+    open_licences: bool = field(
+        default=False, metadata={"help": "leave out corpora whose licence does not allow commercial use"}
+    )
 
     def encoder(self, name: str) -> str:
         """The Hub id, or the local copy under `weights` where there is one."""
@@ -32,6 +38,17 @@ class ReleaseRun:
             if self.weights and (Path(self.weights) / candidate).is_dir():
                 return str(Path(self.weights) / candidate)
         return name
+
+    def usable(self, corpora: Sequence[str]) -> list[str]:
+        """Those of the corpora (or parts, such as `xed/zh`) that the wanted licences allow.
+
+        Raises:
+            ValueError: when none is left.
+        """
+        kept = [name for name in corpora if not self.open_licences or CORPORA[name.partition("/")[0]].commercial]
+        if not kept:
+            raise ValueError(f"open_licences: got none of {', '.join(corpora)} that may be used, expected some")
+        return kept
 
     def folder(self, stage: str) -> Path:
         """Where a stage leaves its result; its Trainer's checkpoints lie in `trainer` below."""

@@ -11,7 +11,7 @@ from transformers import ResNetModel
 
 from triemo.processing import TriemoImageProcessor
 from triemo.training.recipes import faces
-from triemo.training.recipes.faces import AveragedClassifiers, EpochViews, FaceClassifiers, FaceCorpora, face_scores
+from triemo.training.recipes.faces import AveragedClassifiers, FaceClassifiers, FaceCorpora, face_scores
 from triemo.training.recipes.stages import ReleaseRun
 
 TINY = {"num_channels": 1, "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
@@ -71,20 +71,6 @@ def test_targets_and_views(corpora):
     assert data.views[:2].tolist() == [1, 3]  # half of the second face's votes are for fear
     assert data.views[12:].sum() == pytest.approx(24)
     assert data.views[20] / data.views[12] == pytest.approx(2)  # two against eight, to the power of a half
-
-
-def test_views_are_kept_on_average_and_repeated_by_epoch():
-    views = torch.tensor([1.0, 2.5, 0.25, 0.25])
-    sampler = EpochViews(views, batch_size=2, seed=0)
-    assert len(sampler) == 4
-    counts = np.zeros(4)
-    for epoch in range(400):
-        sampler.set_epoch(epoch)
-        rows = list(sampler)
-        assert len(rows) == 4 and rows == list(sampler)
-        counts += np.bincount(rows, minlength=4)
-    assert len(EpochViews(views, batch_size=3, seed=0)) == 3 and len(EpochViews(views, batch_size=8, seed=0)) == 8
-    assert counts / 400 == pytest.approx(views.numpy(), abs=0.15)
 
 
 def test_held_out_faces_are_what_the_processor_makes_of_them(corpora):
