@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, WhisperConfig, WhisperModel
+from transformers import WhisperConfig, WhisperModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -23,6 +23,7 @@ from .layers_triemo import (
     masked_mean,
     sinusoidal_positions,
 )
+from .loading_triemo import StrictlyLoadedModel
 
 # A step counts as voiced when its mean log-mel lies above this share of the clip's range.
 VOICED_SHARE = 0.4
@@ -96,7 +97,7 @@ class TriemoAttentivePooling(nn.Module):
         return nn.functional.linear(pooled.to(self.expand.dtype), self.expand)
 
 
-class TriemoAudioModel(PreTrainedModel):
+class TriemoAudioModel(StrictlyLoadedModel):
     """
     Log-mel encoder of the shape of Whisper's (Radford et al., 2022), with a padding mask instead of a fixed 30 s
     window: the states of a clip do not depend on how far its batch is padded. Its weights load from Whisper's encoder
@@ -111,6 +112,7 @@ class TriemoAudioModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["TriemoEncoderLayer"]
     _supports_flash_attn = True
+    _supports_flex_attn = True
     _supports_sdpa = True
     _supports_attention_backend = True
     _can_record_outputs = RECORDED_OUTPUTS
@@ -141,6 +143,14 @@ class TriemoAudioModel(PreTrainedModel):
             init.zeros_(module.shift)
         if isinstance(module, TriemoAttentivePooling):
             init.zeros_(module.expand)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The first convolution: what stands in an encoder of sound where token embeddings stand."""
+        return self.conv1
+
+    def set_input_embeddings(self, value: nn.Conv1d) -> None:
+        """Replace the first convolution."""
+        self.conv1 = value
 
     @classmethod
     def from_whisper(cls, name_or_path: str, hub_kwargs: dict | None = None, **overrides: Any) -> TriemoAudioModel:

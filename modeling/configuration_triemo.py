@@ -2,10 +2,12 @@
 
 # No postponed annotations here: `@strict` checks the types of fields only where they are real types.
 import dataclasses
+import math
 from itertools import combinations
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 from transformers.utils.type_validators import interval, probability
@@ -36,14 +38,15 @@ _COMMON_FIELDS = {
     "quantization_config",
     "torch_dtype",
 }
-# Settings of one run that checkpoints held once. The trainers pass them to the losses; in an old config.json they say
-# nothing any more.
+# What checkpoints held once and what says nothing any more in an old config.json: settings of one run, which the
+# trainers pass to the losses, and a second size of the vocabulary.
 _RETIRED_FIELDS = {
     "class_weights",
     "contrastive_local_loss",
     "contrastive_soft_labels",
     "frame_mask_probability",
     "label_smoothing",
+    "vocab_size",
 }
 
 
@@ -305,6 +308,36 @@ class TriemoConfig(PreTrainedConfig):
         """Whether the audio tower reads `input_values` (samples) rather than `input_features` (frames)."""
         return getattr(self.audio_config, "conv_stride", None) is not None
 
+    @property
+    def vocab_size(self) -> int:
+        """Token ids that the text tower knows; AttributeError for a model without tokens."""
+        text: Any = self.text_config
+        size = self.text_vocab_size if text is None else text.vocab_size
+        if size is None:
+            raise AttributeError("vocab_size: this model takes no token ids.")
+        return size
+
+    @vocab_size.setter
+    def vocab_size(self, value: int) -> None:
+        text: Any = self.text_config
+        if text is None:
+            self.text_vocab_size = value
+        else:
+            text.vocab_size = value
+
+    @property
+    def resolved_problem_type(self) -> str:
+        """`problem_type`; where it is None, regression for one output and one label a sample for several."""
+        return self.problem_type or ("regression" if self.num_labels == 1 else "single_label_classification")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers. Raises ValueError for a field of a `config.json` that cannot be."""
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(f"config.json: {error}") from error
+
     def temperature_of(self, modality_mask: Any) -> float:
         """The calibration temperature of a sample; `modality_mask` says whether it has text, audio and vision."""
         if not isinstance(self.calibration_temperature, dict):
@@ -322,8 +355,8 @@ class TriemoConfig(PreTrainedConfig):
                     f"calibration_temperature: got the key {subset!r}, expected subsets such as 'text+audio' in the "
                     f"order {', '.join(MODALITIES)}."
                 )
-            if not isinstance(temperature, (int, float)) or temperature <= 0:
-                raise ValueError(f"calibration_temperature must be above 0, got {temperature!r}.")
+            if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
+                raise ValueError(f"calibration_temperature must be a number above 0, got {temperature!r}.")
 
     def validate_architecture(self) -> None:
         """Run by `@strict` after construction."""

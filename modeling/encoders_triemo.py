@@ -8,17 +8,31 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from .audio_tower_triemo import TriemoAudioModel
 from .configuration_triemo import TriemoAudioConfig, TriemoConfig
+from .loading_triemo import refuse
+
+logger = logging.get_logger(__name__)
 
 
-def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
-    """An encoder with random weights from its config, without the pooling layer that nothing here would train."""
+# Names of the class token's parameter in image encoders.
+CLASS_TOKENS = ("cls_token", "class_embedding")
+
+
+def build_encoder(config: PreTrainedConfig, modality: str) -> PreTrainedModel:
+    """
+    An encoder with random weights from its config, without the pooling layer that nothing here would train and, since
+    every process of a training has to use every layer, without LayerDrop.
+    """
     if config.model_type == TriemoAudioConfig.model_type:
         return TriemoAudioModel._from_config(config)
     config._attn_implementation = supported_attention(encoder_class(type(config)), config._attn_implementation)
-    return AutoModel.from_config(config, **_without_pooler(type(config)))
+    if getattr(config, "layerdrop", 0):
+        logger.info(f"LayerDrop of the {modality} encoder ({config.layerdrop}) is switched off.")
+        config.layerdrop = 0.0
+    return AutoModel.from_config(config, **_without_pooler(config, modality))
 
 
 def load_encoder(name_or_path: Any, modality: str, **hub_kwargs: Any) -> PreTrainedModel:
@@ -27,7 +41,7 @@ def load_encoder(name_or_path: Any, modality: str, **hub_kwargs: Any) -> PreTrai
     [`TriemoAudioModel`]; of a two-tower model such as CLIP, the half that fits the modality is taken.
 
     Raises:
-        ValueError: for an encoder-decoder model other than Whisper.
+        ValueError: for an encoder-decoder model other than Whisper, or weights that are missing or not finite.
     """
     if isinstance(name_or_path, PreTrainedModel):
         encoder = name_or_path
@@ -43,8 +57,14 @@ def load_encoder(name_or_path: Any, modality: str, **hub_kwargs: Any) -> PreTrai
         raise ValueError(f"{modality}={name_or_path!r} is an encoder-decoder ({config.model_type}); give an encoder.")
     half = getattr(config, f"{modality}_config", None)
     if half is not None:
-        return encoder_class(type(half)).from_pretrained(name_or_path, **hub_kwargs)
-    return AutoModel.from_pretrained(name_or_path, **hub_kwargs, **_without_pooler(type(config)))
+        model_class: Any = encoder_class(type(half))
+    else:
+        model_class, hub_kwargs = AutoModel, hub_kwargs | _without_pooler(config, modality)
+    encoder, info = model_class.from_pretrained(name_or_path, output_loading_info=True, **hub_kwargs)
+    # Checkpoints that were fine-tuned for speech recognition lack the vector that SpecAugment puts in.
+    missing = sorted(name for name in info["missing_keys"] if not name.endswith("masked_spec_embed"))
+    refuse(f"{modality}={name_or_path!r}", encoder, {"lacks": missing})
+    return encoder
 
 
 def encoder_class(config_class: type) -> Any:
@@ -53,9 +73,33 @@ def encoder_class(config_class: type) -> Any:
     return model_class[0] if isinstance(model_class, tuple) else model_class
 
 
-def _without_pooler(config_class: type) -> dict[str, bool]:
-    takes_it = "add_pooling_layer" in inspect.signature(encoder_class(config_class).__init__).parameters
-    return {"add_pooling_layer": False} if takes_it else {}
+def _without_pooler(config: PreTrainedConfig, modality: str) -> dict[str, bool]:
+    """Image encoders without a class token, such as Swin, keep the pooling layer: no state but its is a frame's."""
+    model_class = encoder_class(type(config))
+    if "add_pooling_layer" not in inspect.signature(model_class.__init__).parameters:
+        return {}
+    if modality == "vision":
+        with torch.device("meta"):
+            bare = model_class(config, add_pooling_layer=False)
+        if not has_class_token(bare):
+            return {}
+    return {"add_pooling_layer": False}
+
+
+def has_class_token(encoder: PreTrainedModel) -> bool:
+    """Whether an image encoder's first state stands for the whole image."""
+    return any(name.endswith(CLASS_TOKENS) for name, _ in encoder.named_parameters())
+
+
+def spec_augment_steps(config: Any) -> int:
+    """Fewest input steps (samples or frames) on which SpecAugment inside this audio encoder does not raise."""
+    if not getattr(config, "apply_spec_augment", False) or not hasattr(config, "mask_time_length"):
+        return 0
+    steps = config.mask_time_length
+    kernels, strides = getattr(config, "conv_kernel", ()), getattr(config, "conv_stride", ())
+    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
+        steps = (steps - 1) * stride + kernel
+    return steps
 
 
 def supported_attention(model_class: Any, attn_implementation: str | None) -> str | None:
@@ -91,15 +135,15 @@ def audio_stride(config: TriemoConfig) -> int:
     return stride
 
 
-def text_positions(config: TriemoConfig) -> int:
-    """Longest text in steps: the tower's limit and that of learned positions, whichever is smaller."""
+def text_positions(config: TriemoConfig, encoder: PreTrainedModel | None) -> int:
+    """Longest text in steps: the encoder's limit and that of learned positions, whichever is smaller."""
     limits = [config.max_text_positions] if config.text_position_type == "learned" else []
-    text: Any = config.text_config
-    tower = getattr(text, "max_position_embeddings", None)
-    if tower is not None:
-        # RoBERTa's family counts positions from the padding index upwards.
-        offset = text.pad_token_id + 1 if "roberta" in text.model_type else 0
-        limits.append(tower - offset)
+    limit = getattr(config.text_config, "max_position_embeddings", None)
+    if encoder is not None and limit is not None:
+        # RoBERTa's descendants count positions from the one of padding upwards, which the table then knows.
+        tables: Any = [module for name, module in encoder.named_modules() if name.endswith("position_embeddings")]
+        padding = next((table.padding_idx for table in tables if getattr(table, "padding_idx", None) is not None), -1)
+        limits.append(limit - padding - 1)
     return min(limits, default=1 << 30)
 
 
@@ -108,7 +152,9 @@ __all__ = [
     "build_encoder",
     "encoder_class",
     "encoder_width",
+    "has_class_token",
     "load_encoder",
+    "spec_augment_steps",
     "supported_attention",
     "text_positions",
 ]

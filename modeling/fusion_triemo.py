@@ -52,7 +52,9 @@ class TriemoFusion(nn.Module):
         self.scaling = (config.hidden_size // config.num_attention_heads) ** -0.5
         self.is_causal = False
         self.step_aligned = config.step_aligned
-        self.projections = nn.ModuleDict({m: TriemoFusionProjections(config) for m in config.modalities})
+        # A single modality has nobody to attend to; projections would be parameters without a gradient.
+        attending = config.modalities if len(config.modalities) > 1 else ()
+        self.projections = nn.ModuleDict({m: TriemoFusionProjections(config) for m in attending})
 
     def forward(
         self,
@@ -80,16 +82,15 @@ class TriemoFusion(nn.Module):
         if self.step_aligned and any(length != first for length in lengths.values()):
             raise ValueError(f"step-aligned modalities must have the same number of steps, got {lengths}.")
         residual = torch.stack([self.reduce(state, masks[m]) for m, state in states.items()]).sum(0)
-        projected = {m: self.projections[m](state) for m, state in states.items()}
+        projected = {m: self.projections[m](state) for m, state in states.items() if m in self.projections}
         context = torch.zeros_like(residual)
         pairs = torch.zeros_like(residual[..., :1])
         attentions: dict[tuple[str, str], torch.Tensor] = {}
         for m, state in states.items():
-            query = projected[m][0]
             for n in states:
                 if n == m:
                     continue
-                _, key, value = projected[n]
+                query, (_, key, value) = projected[m][0], projected[n]
                 seen = masks[n].bool().unsqueeze(1) if visible is None else masks[n].bool().unsqueeze(1) & visible
                 attended, weights = self.attend(query, key, value, seen, output_attentions)
                 both = (masks[m].bool() & seen.any(-1)).to(state.dtype)

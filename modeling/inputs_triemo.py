@@ -243,7 +243,7 @@ def zero_input(config: TriemoConfig, name: str, batch: int, device: torch.device
     if name == "vision_features":
         return torch.zeros(batch, 1, int(config.vision_feature_size or 0), device=device)
     if name == "input_values":
-        # One second: SpecAugment inside wav2vec2's kind refuses clips shorter than its mask.
+        # One second is longer than any encoder's convolutions reach.
         return torch.zeros(batch, config.sampling_rate, device=device)
     if name == "input_features":
         frames = 1 if config.audio_config is None else int(config.audio_frame_rate)

@@ -28,7 +28,8 @@ def emotion_loss(
     """
     The loss that `config.problem_type` names; when it is None, regression for one output and otherwise cross-entropy.
 
-    - single label: `labels` (B,) of class ids (-100 is ignored), or (B, C) of probabilities (soft targets). With
+    - single label: `labels` (B,) of class ids (-100 is ignored; a loss of 0 where all are, so that one process of
+      several may have a batch without a label), or (B, C) of probabilities (soft targets). With
       `class_weights` w and label smoothing, as `torch.nn.functional.cross_entropy` defines them; soft targets are
       averaged over samples, not over weights.
     - multi-label: `labels` (B, C) in [0, 1]; binary cross-entropy, each class's term times its weight.
@@ -39,7 +40,7 @@ def emotion_loss(
     """
     logits = logits.float()
     labels = labels.to(logits.device)
-    problem = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+    problem = config.resolved_problem_type
     weights = None if class_weights is None else logits.new_tensor(class_weights)
     if weights is not None and len(weights) != config.num_labels:
         raise ValueError(f"class_weights must be one for each of the {config.num_labels} labels, got {len(weights)}.")
@@ -53,6 +54,8 @@ def emotion_loss(
                     f"labels must be class ids from 0 to {config.num_labels - 1} (or {IGNORE_INDEX}), "
                     f"got {int(wrong[0])}."
                 )
+            if not bool((labels != IGNORE_INDEX).any()):
+                return 0.0 * logits.sum()
         return nn.functional.cross_entropy(
             logits.flatten(0, -2),
             labels.flatten(),

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
@@ -24,7 +24,7 @@ from .configuration_triemo import TriemoConfig
 from .distributed_triemo import is_distributed
 from .encoders_triemo import load_encoder, supported_attention, text_positions
 from .fusion_triemo import TriemoFusion
-from .inputs_triemo import ModalityInputs, TriemoInputs, takes_inputs
+from .inputs_triemo import VALUES, ModalityInputs, TriemoInputs, accepted_values, takes_inputs
 from .layers_triemo import (
     RECORDED_OUTPUTS,
     TriemoEncoderLayer,
@@ -32,11 +32,14 @@ from .layers_triemo import (
     masked_mean,
     sinusoidal_positions,
 )
+from .loading_triemo import StrictlyLoadedModel
 from .losses_triemo import emotion_loss
 from .towers_triemo import TowerOutput, TriemoAudioTower, TriemoTextTower, TriemoTower, TriemoVisionTower
 
 # What only TriemoForPreTraining has; loading any other class from its checkpoint is no reason for a warning.
 PRETRAINING_KEYS = r"^(mlm_head|logit_scale|frame_heads)\."
+# What only TriemoForEmotionSequence has.
+CONTEXT_KEYS = r"^context\."
 
 
 @dataclass
@@ -86,22 +89,27 @@ class TriemoClassifierOutput(ModelOutput):
     fusion_attentions: dict[tuple[str, str], torch.Tensor] | None = None
 
 
-class TriemoPreTrainedModel(PreTrainedModel):
+class TriemoPreTrainedModel(StrictlyLoadedModel):
     """Loading, saving and initialisation shared by [`TriemoModel`] and its heads."""
 
     config: TriemoConfig
     config_class = TriemoConfig
     base_model_prefix = "triemo"
-    main_input_name = "input_ids"
     input_modalities = ("text", "audio", "image", "video")
     supports_gradient_checkpointing = True
     # Losses are means over a batch here; a Trainer must not scale them by counts of its own.
     accepts_loss_kwargs = False
     _no_split_modules = ["TriemoEncoderLayer", "TriemoFusion"]
     _supports_flash_attn = True
+    _supports_flex_attn = True
     _supports_sdpa = True
     _supports_attention_backend = True
     _can_record_outputs = RECORDED_OUTPUTS
+
+    def __init__(self, config: TriemoConfig):
+        super().__init__(config)
+        # The Trainer counts its elements and hands it to metrics on request.
+        self.main_input_name = next(iter(accepted_values(config).values()), "input_ids")
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -109,6 +117,21 @@ class TriemoPreTrainedModel(PreTrainedModel):
         if isinstance(module, TriemoModalityEmbedding):
             # Brings E_m to the scale of the positions, whatever the tower's width.
             init.xavier_uniform_(module.projection.weight)
+
+    def enable_input_require_grads(self) -> None:
+        """
+        As in transformers, for every modality: what enters a checkpointed layer has to ask for a gradient, or the
+        adapters inside get none, and that without a word.
+        """
+        super().enable_input_require_grads()
+        base: Any = getattr(self, self.base_model_prefix, self)
+        for modality in self.config.modalities:
+            encoder = base.tower(modality).encoder
+            entries = [getattr(base, f"{modality}_embedding")]
+            if encoder is not None:
+                # An encoder's first part stands where token embeddings stand.
+                entries.append(next(encoder.children()))
+            self._require_grads_hooks += [entry.register_forward_hook(require_gradient) for entry in entries]
 
     def set_attn_implementation(self, attn_implementation: str | dict, **kwargs: Any) -> None:
         """Switch the attention backend; an encoder that lacks the requested one keeps the best it has."""
@@ -160,7 +183,7 @@ class TriemoPreTrainedModel(PreTrainedModel):
         if "max_text_positions" not in config_fields and config.text_config is not None:
             tower_limit = getattr(config.text_config, "max_position_embeddings", None)
             config.max_text_positions = tower_limit or config.max_text_positions
-            config.max_text_positions = text_positions(config)
+            config.max_text_positions = text_positions(config, encoders["text"])
         model = cls(config)
         base: Any = getattr(model, model.base_model_prefix, model)
         for modality, encoder in encoders.items():
@@ -169,6 +192,17 @@ class TriemoPreTrainedModel(PreTrainedModel):
             if missing:
                 raise ValueError(f"{modality} encoder {type(encoder).__name__} lacks the weights {missing[:3]}, ...")
         return model.eval()
+
+
+def require_gradient(module: nn.Module, args: Any, output: Any) -> Any:
+    """Forward hook: floats that come out ask for a gradient, as copies, for some encoders write into them."""
+
+    def asking(value: Any) -> Any:
+        if not (torch.is_grad_enabled() and torch.is_tensor(value) and value.is_floating_point()):
+            return value
+        return value if value.requires_grad else value.requires_grad_(True).clone()
+
+    return tuple(asking(value) for value in output) if isinstance(output, tuple) else asking(output)
 
 
 class TriemoModalityEmbedding(nn.Module):
@@ -205,7 +239,7 @@ class TriemoModel(TriemoPreTrainedModel):
     """
 
     # Loading the base model from a checkpoint with a head is no reason for a warning.
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", PRETRAINING_KEYS]
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", CONTEXT_KEYS, PRETRAINING_KEYS]
 
     text_tower: TriemoTextTower
     audio_tower: TriemoAudioTower
@@ -227,6 +261,12 @@ class TriemoModel(TriemoPreTrainedModel):
         self.layers = nn.ModuleList([TriemoEncoderLayer(config) for _ in range(config.num_hidden_layers)])
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.fusion = TriemoFusion(config)
+        if len(config.modalities) == 1:
+            # Checkpoints from when a fusion of one modality had projections.
+            self._keys_to_ignore_on_load_unexpected = [
+                *type(self)._keys_to_ignore_on_load_unexpected,
+                r"fusion\.projections\.",
+            ]
         self.post_init()
 
     def tower(self, modality: str) -> TriemoTower:
@@ -248,50 +288,42 @@ class TriemoModel(TriemoPreTrainedModel):
         else:
             self.text_tower.encoder.set_input_embeddings(value)
 
-    def get_text_features(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        text_features: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Unimodal embedding of text, (B, P) of norm 1, for retrieval; arguments as in `forward`."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        return self._unimodal_features("text", text_features=text_features, **inputs)
+    @can_return_tuple
+    @takes_inputs
+    def get_text_features(self, **inputs: Unpack[TriemoInputs]) -> BaseModelOutputWithPooling:
+        """
+        Unimodal embedding of text for retrieval, arguments as in `forward`.
 
-    def get_audio_features(
-        self,
-        input_features: torch.Tensor | None = None,
-        input_values: torch.Tensor | None = None,
-        audio_attention_mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Unimodal embedding of speech, (B, P) of norm 1, for retrieval; arguments as in `forward`."""
-        return self._unimodal_features(
-            "audio",
-            input_features=input_features,
-            input_values=input_values,
-            audio_attention_mask=audio_attention_mask,
+        Returns:
+            `pooler_output` is the embedding, (B, P) of norm 1; `last_hidden_state` (B, L, C) and, on request,
+            `hidden_states` are the tower's.
+        """
+        return self._unimodal_features("text", **inputs)
+
+    @can_return_tuple
+    @takes_inputs
+    def get_audio_features(self, **inputs: Unpack[TriemoInputs]) -> BaseModelOutputWithPooling:
+        """Unimodal embedding of speech for retrieval; see [`get_text_features`]."""
+        return self._unimodal_features("audio", **inputs)
+
+    @can_return_tuple
+    @takes_inputs
+    def get_vision_features(self, **inputs: Unpack[TriemoInputs]) -> BaseModelOutputWithPooling:
+        """Unimodal embedding of video or images for retrieval; see [`get_text_features`]."""
+        return self._unimodal_features("vision", **inputs)
+
+    def _unimodal_features(self, modality: str, **inputs: Any) -> BaseModelOutputWithPooling:
+        given = ModalityInputs.collect(self.config, inputs)
+        if modality not in given.values:
+            expected = [name for name, (of, *_) in VALUES.items() if of == modality]
+            raise ValueError(f"get_{modality}_features got none of {expected}.")
+        wants_states = inputs.get("output_hidden_states") or self.config.output_hidden_states
+        output = self.run_tower(modality, given, **({"output_hidden_states": wants_states} if wants_states else {}))
+        return BaseModelOutputWithPooling(
+            last_hidden_state=output.states,
+            pooler_output=self.embed_unimodal(modality, output),
+            hidden_states=output.hidden_states,
         )
-
-    def get_vision_features(
-        self,
-        pixel_values: torch.Tensor | None = None,
-        vision_features: torch.Tensor | None = None,
-        video_attention_mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Unimodal embedding of video or images, (B, P) of norm 1, for retrieval; arguments as in `forward`."""
-        return self._unimodal_features(
-            "vision",
-            pixel_values=pixel_values,
-            vision_features=vision_features,
-            video_attention_mask=video_attention_mask,
-        )
-
-    def _unimodal_features(self, modality: str, **tensors: torch.Tensor | None) -> torch.Tensor:
-        inputs = ModalityInputs.collect(self.config, tensors)
-        if modality not in inputs.values:
-            raise ValueError(f"get_{modality}_features got none of {sorted(tensors)}.")
-        return self.embed_unimodal(modality, self.run_tower(modality, inputs))
 
     def run_tower(
         self, modality: str, inputs: ModalityInputs, everywhere: bool = False, **request: Any
@@ -336,7 +368,8 @@ class TriemoModel(TriemoPreTrainedModel):
         output_attentions = bool(options.get("output_attentions", self.config.output_attentions))
         given = ModalityInputs.collect(self.config, inputs)
         given.check_presence()
-        everywhere = self.training and is_distributed()
+        # In evaluation, too: FSDP2 gathers weights there as well.
+        everywhere = is_distributed()
         if everywhere:
             given.add_missing(self.config, self.device)
         if self.training and self.config.modality_dropout > 0:
@@ -353,6 +386,9 @@ class TriemoModel(TriemoPreTrainedModel):
 
         joint = self.encode_jointly(states, masks, output_attentions)
         fused, fusion_attentions = self.fusion(self.split_steps(joint, masks), masks, output_attentions)
+        if everywhere:
+            # No loss of a head reads the unimodal embeddings; without them DDP reports unused parameters.
+            fused = fused + 0.0 * sum(embed.sum() for embed in embeds.values()).to(fused.dtype)
         return TriemoModelOutput(
             last_hidden_state=joint,
             pooler_output=fused,
@@ -400,6 +436,7 @@ class TriemoForEmotionClassification(TriemoPreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected = [PRETRAINING_KEYS]
+    head_prefixes = ("classifier.",)
 
     def __init__(self, config: TriemoConfig):
         super().__init__(config)
@@ -409,6 +446,9 @@ class TriemoForEmotionClassification(TriemoPreTrainedModel):
         self.triemo = TriemoModel(config)
         self.classifier = TriemoClassificationHead(config)
         self.post_init()
+        # A conversation's classifier without the context that it learned with would answer, and wrongly.
+        ignored: Any = self._keys_to_ignore_on_load_unexpected
+        self._keys_to_ignore_on_load_unexpected = type(ignored)(keys for keys in ignored if keys != CONTEXT_KEYS)
 
     def get_input_embeddings(self) -> nn.Module:
         """Token embedding of the text tower."""
@@ -428,10 +468,6 @@ class TriemoForEmotionClassification(TriemoPreTrainedModel):
         """
         outputs = self.triemo(**inputs, return_dict=True)
         logits = self.classifier(outputs.pooler_output)
-        if self.training and is_distributed():
-            # No loss on the logits reads the unimodal embeddings; without them DDP reports unused parameters.
-            unread = sum(outputs[f"{m}_embeds"].sum() for m in self.config.modalities)
-            logits = logits + 0.0 * unread.to(logits.dtype)
         return TriemoClassifierOutput(
             loss=None if labels is None else emotion_loss(logits, labels, self.config),
             logits=logits,

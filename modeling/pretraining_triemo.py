@@ -138,6 +138,7 @@ class TriemoForPreTraining(TriemoPreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
+    head_prefixes = ("mlm_head.", "logit_scale.", "frame_heads.")
 
     mlm_head: TriemoMaskedTokenHead | None
     logit_scale: TriemoLogitScale | None
@@ -234,7 +235,9 @@ class TriemoForPreTraining(TriemoPreTrainedModel):
         given = ModalityInputs.collect(self.config, inputs)
         given.check_presence()
         self.check_mlm_labels(mlm_labels, inputs.get("input_ids"))
-        everywhere = self.training and is_distributed()
+        # In evaluation, too: FSDP2 gathers weights there as well. Losses are over all processes in training only: in
+        # evaluation these need not have equally many batches.
+        everywhere = is_distributed()
         if everywhere:
             given.add_missing(self.config, self.device)
 
@@ -255,7 +258,8 @@ class TriemoForPreTraining(TriemoPreTrainedModel):
         scale = None if self.logit_scale is None else self.logit_scale()
         joint: dict[str, torch.Tensor] = {}
         mlm_logits = token_losses = frame_errors = None
-        if hidden_steps or (predicts_tokens and text_sees_others):
+        asked = output_attentions or options.get("output_hidden_states", self.config.output_hidden_states)
+        if hidden_steps or asked or (predicts_tokens and text_sees_others):
             joint = self.joint_states(towers, hidden_steps, output_attentions=output_attentions)
         elif everywhere and not predicts_tokens and scale is not None:
             # No loss reads the joint states here; a gradient of zero keeps their parameters in use.
@@ -275,7 +279,9 @@ class TriemoForPreTraining(TriemoPreTrainedModel):
         )
         if not return_loss:
             return output
-        losses: dict[str, Any] = pretraining_losses(self.config, output, labels, everywhere, local_loss)
+        losses: dict[str, Any] = pretraining_losses(
+            self.config, output, labels, everywhere and self.training, local_loss
+        )
         return TriemoForPreTrainingOutput(**losses, **output)
 
     def check_mlm_labels(self, mlm_labels: torch.Tensor | None, input_ids: torch.Tensor | None) -> None:

@@ -54,6 +54,7 @@ class TriemoForEmotionSequence(TriemoPreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected = [PRETRAINING_KEYS]
+    head_prefixes = ("classifier.", "context.")
 
     def __init__(self, config: TriemoConfig):
         super().__init__(config)
@@ -167,7 +168,7 @@ class TriemoForEmotionSequence(TriemoPreTrainedModel):
             {m: mask.reshape(batch * steps, 1) for m, mask in given.masks.items()},
             dict.fromkeys(given.values),
         )
-        everywhere = self.training and is_distributed()
+        everywhere = is_distributed()
         if everywhere:
             flat.add_missing(self.config, self.device)
         if self.training and self.config.modality_dropout > 0:

@@ -15,7 +15,14 @@ from transformers import PreTrainedModel
 
 from .audio_tower_triemo import TriemoAudioModel
 from .configuration_triemo import TriemoConfig
-from .encoders_triemo import audio_stride, build_encoder, encoder_width, text_positions
+from .encoders_triemo import (
+    audio_stride,
+    build_encoder,
+    encoder_width,
+    has_class_token,
+    spec_augment_steps,
+    text_positions,
+)
 
 
 @dataclass
@@ -111,10 +118,10 @@ class TriemoTextTower(TriemoTower):
     """Token ids or precomputed vectors -> states (B, L, C)."""
 
     def __init__(self, config: TriemoConfig):
-        encoder = None if config.text_config is None else build_encoder(config.text_config)
+        encoder = None if config.text_config is None else build_encoder(config.text_config, "text")
         width = config.hidden_size if config.text_vocab_size else config.text_feature_size
         super().__init__(encoder, encoder_width(config.text_config) if encoder is not None else int(width or 0))
-        self.max_positions = text_positions(config)
+        self.max_positions = text_positions(config, encoder)
         if config.text_vocab_size is not None:
             self.token_embedding = nn.Embedding(config.text_vocab_size, self.width)
 
@@ -151,13 +158,14 @@ class TriemoAudioTower(TriemoTower):
     """Frames (B, frames, bins), waveforms (B, samples) or precomputed vectors -> states (B, L, C)."""
 
     def __init__(self, config: TriemoConfig):
-        encoder = None if config.audio_config is None else build_encoder(config.audio_config)
+        encoder = None if config.audio_config is None else build_encoder(config.audio_config, "audio")
         super().__init__(
             encoder, encoder_width(config.audio_config) if encoder else int(config.audio_feature_size or 0)
         )
         self.waveform = config.takes_waveform
         self.input_rate = float(config.sampling_rate if self.waveform else config.audio_frame_rate)
         self.stride = audio_stride(config)
+        self.fewest_steps = spec_augment_steps(config.audio_config)
         rate = config.audio_step_rate
         self.pool = 1 if rate is None else max(1, round(self.input_rate / self.stride / rate))
 
@@ -178,9 +186,15 @@ class TriemoAudioTower(TriemoTower):
         name = "input_values" if self.waveform else "input_features"
         step_mask = self.output_mask(mask)
 
+        # SpecAugment cannot hide steps of a batch that is shorter than what it hides; padding lets it leave it alone.
+        short = max(0, self.fewest_steps - inputs.shape[1]) if self.training else 0
+
         def run(rows: torch.Tensor | None) -> tuple:
-            tensors = {name: take(inputs, rows).to(self.dtype), "attention_mask": see_first_step(take(mask, rows))}
-            output = self.encoder(**tensors, **request)
+            values, row_mask = take(inputs, rows).to(self.dtype), see_first_step(take(mask, rows))
+            if short:
+                values = nn.functional.pad(values, (0, short) if self.waveform else (0, 0, 0, short))
+                row_mask = nn.functional.pad(row_mask, (0, short))
+            output = self.encoder(**{name: values}, attention_mask=row_mask, **request)
             return output.last_hidden_state, output.hidden_states
 
         states, hidden_states = self.encode(run, mask, step_mask.shape, everywhere)
@@ -231,11 +245,12 @@ class TriemoVisionTower(TriemoTower):
     """Frames (B, F, channels, height, width) one by one through an image encoder, or vectors -> states (B, F, C)."""
 
     def __init__(self, config: TriemoConfig):
-        encoder = None if config.vision_config is None else build_encoder(config.vision_config)
+        encoder = None if config.vision_config is None else build_encoder(config.vision_config, "vision")
         super().__init__(
             encoder, encoder_width(config.vision_config) if encoder else int(config.vision_feature_size or 0)
         )
         self.frame_rate = float(config.video_frame_rate)
+        self.has_class_token = encoder is not None and has_class_token(encoder)
 
     def forward(
         self,
@@ -263,11 +278,25 @@ class TriemoVisionTower(TriemoTower):
         return TowerOutput(states, mask, times, hidden_states)
 
     def encode_frames(self, pixel_values: torch.Tensor, **request: Any) -> tuple:
-        """(n, channels, height, width) -> (n, C), the encoder's pooled output, else its first (class) token."""
+        """
+        (n, channels, height, width) -> (n, C), the encoder's pooled output, else its class token; and its hidden
+        states on request.
+
+        Raises:
+            ValueError: naming an encoder that has neither.
+        """
         output = self.encoder(pixel_values, **request)
-        pooled = getattr(output, "pooler_output", None)
-        states = output.last_hidden_state[:, 0] if pooled is None else pooled.flatten(1)
-        return states, getattr(output, "hidden_states", None)
+        hidden_states = getattr(output, "hidden_states", None)
+        pooled, pooler = getattr(output, "pooler_output", None), getattr(self.encoder, "pooler", None)
+        # BERT's kind of pooler reads the first state, which without a class token is the upper-left patch.
+        if pooled is not None and (self.has_class_token or not hasattr(pooler, "dense")):
+            return pooled.flatten(1), hidden_states
+        if self.has_class_token and output.last_hidden_state.dim() == 3:
+            return output.last_hidden_state[:, 0], hidden_states
+        raise ValueError(
+            f"vision: {type(self.encoder).__name__} has neither a pooled output nor a class token, so that nothing in "
+            "it stands for a whole frame; give an encoder that has one."
+        )
 
 
 __all__ = ["TowerOutput", "TriemoAudioTower", "TriemoTextTower", "TriemoTower", "TriemoVisionTower"]

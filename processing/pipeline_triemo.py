@@ -76,9 +76,9 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         config: Any = self.model.config
         logits = model_outputs["logits"][0].float()
         temperature = config.temperature_of(model_outputs["modality_mask"][0].tolist())
-        if config.problem_type == "regression":
+        if config.resolved_problem_type == "regression":
             scores = logits
-        elif config.problem_type == "multi_label_classification":
+        elif config.resolved_problem_type == "multi_label_classification":
             scores = (logits / temperature).sigmoid()
         else:
             scores = (logits / temperature).softmax(-1)

@@ -81,7 +81,7 @@ def predict(
         for reading in readings:
             _warn_of_fallback(reading.sample, reading.evidence)
     elif readings:
-        _print_tables(readings, len(names) > 1, top_k, get_reader().model.config.problem_type != "regression")
+        _print_tables(readings, len(names) > 1, top_k, get_reader().model.config.resolved_problem_type != "regression")
     return int(len(readings) < len(results))
 
 

@@ -442,6 +442,6 @@ def uninformed_score(config: Any) -> float:
     Raises:
         ValueError: for regression, which has no such value.
     """
-    if config.problem_type == "regression":
+    if config.resolved_problem_type == "regression":
         raise ValueError("contributions need class probabilities, and this model's problem_type is 'regression'.")
-    return 0.5 if config.problem_type == "multi_label_classification" else 1 / config.num_labels
+    return 0.5 if config.resolved_problem_type == "multi_label_classification" else 1 / config.num_labels

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     model, processor = load_model(args.model)
     model = model.to(state.device).eval()
     config = model.config
-    problem = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+    problem = config.resolved_problem_type
     collator = EmotionCollator(
         processor,
         config.label2id,

@@ -75,11 +75,11 @@ def build_start(args: ModelArguments, parts: Mapping[str, tuple[Any, float]] | N
         if f"{modality}_features" in data.column_names
     }
     composed = bool(vectors) or any(getattr(args, f"{name}_encoder") for name in MODALITIES)
-    model, processor = compose_model(args, vectors) if composed else load_model(args.model)
+    model, processor = compose_model(args, vectors) if composed else load_model(args.model, allow_new_head=True)
     wanted = [name.strip() for name in args.labels.split(",")] if args.labels else None
     if parts is None:
         own = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
-        problem, soft = args.problem_type or model.config.problem_type or "single_label_classification", False
+        problem, soft = args.problem_type or model.config.resolved_problem_type, False
         names = wanted or own
     else:
         problem, soft, names = infer_problem(parts, args.problem_type)
@@ -108,7 +108,7 @@ def fit_head(
     """
     config = model.config
     own = [str(config.id2label[index]) for index in range(config.num_labels)]
-    before = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+    before = config.resolved_problem_type
     if wanted is not None:
         outside = sorted(set(names) - set(wanted))
         if outside:
@@ -156,7 +156,8 @@ def build_pretraining_model(args: PretrainModelArguments) -> tuple[TriemoForPreT
         processor = TriemoProcessor.from_pretrained(args.model)
         config = TriemoConfig.from_pretrained(args.model)
         set_fields(config, fields)
-        model = TriemoForPreTraining.from_pretrained(args.model, config=config, dtype=torch.float32)
+        options: dict[str, Any] = {"config": config, "dtype": torch.float32, "allow_new_head": True}
+        model = TriemoForPreTraining.from_pretrained(args.model, **options)
     except OSError as error:
         raise ValueError(f"model: cannot load {args.model}: {error}") from error
     return (with_heads(model.triemo, config, {}, towers_only=True) if args.towers_only else model), processor
@@ -232,15 +233,17 @@ def enter_as_projected(model: TriemoForPreTraining, modalities: Sequence[str]) -
 # Checkpoints and composed models -----------------------------------------------------------------------------
 
 
-def load_model(name: str) -> tuple[TriemoForEmotionClassification, TriemoProcessor]:
+def load_model(name: str, allow_new_head: bool = False) -> tuple[TriemoForEmotionClassification, TriemoProcessor]:
     """
     A checkpoint and its processor, by folder or Hub id, in float32; of a folder with an adapter, its base with the
-    adapter merged in. Raises ValueError naming what cannot be loaded.
+    adapter merged in. With `allow_new_head` it may be one of another head, such as pretraining's, which a warning
+    says. Raises ValueError naming what cannot be loaded.
     """
     try:
         processor = TriemoProcessor.from_pretrained(name)
         if not (Path(name) / "adapter_config.json").is_file():
-            return TriemoForEmotionClassification.from_pretrained(name, dtype=torch.float32), processor
+            options = {"dtype": torch.float32, "allow_new_head": allow_new_head}
+            return TriemoForEmotionClassification.from_pretrained(name, **options), processor
         base = adapted_weights(Path(name))
         model = PeftModel.from_pretrained(base, name).merge_and_unload()
         return model, processor
@@ -249,15 +252,18 @@ def load_model(name: str) -> tuple[TriemoForEmotionClassification, TriemoProcess
 
 
 def adapted_weights(folder: Path) -> TriemoForEmotionClassification:
-    """The model that the adapter in a folder was trained on: the weights beside it, else what its config names."""
+    """
+    The model that the adapter in a folder was trained on: the weights beside it, else what its config names. Its head
+    may be new: the adapter brings one.
+    """
     weights = folder / "model.safetensors"
     if not weights.is_file():
         name = PeftConfig.from_pretrained(folder).base_model_name_or_path
-        return TriemoForEmotionClassification.from_pretrained(name, dtype=torch.float32)
+        return TriemoForEmotionClassification.from_pretrained(name, dtype=torch.float32, allow_new_head=True)
     # By the folder's name the adapter would be loaded as well.
     config = TriemoConfig.from_pretrained(folder)
     options: dict[str, Any] = {"config": config, "state_dict": load_file(weights), "dtype": torch.float32}
-    return TriemoForEmotionClassification.from_pretrained(None, **options)
+    return TriemoForEmotionClassification.from_pretrained(None, allow_new_head=True, **options)
 
 
 def compose_model(

@@ -42,7 +42,7 @@ class OnnxConfig:
     """What of a checkpoint's config the runtime needs; names as there."""
 
     id2label: dict[int, str]
-    problem_type: str
+    resolved_problem_type: str
     calibration_temperature: float | dict[str, float]
 
     @property
@@ -167,9 +167,9 @@ class OnnxEmotionReader:
         """Scores of the labels of the first sample, best first."""
         logits = outputs["logits"][0].astype(np.float64)
         scaled = logits / self.config.temperature_of(outputs["modality_mask"][0].tolist())
-        if self.config.problem_type == "regression":
+        if self.config.resolved_problem_type == "regression":
             scores = logits
-        elif self.config.problem_type == "multi_label_classification":
+        elif self.config.resolved_problem_type == "multi_label_classification":
             scores = 1 / (1 + np.exp(-scaled))
         else:
             scores = np.exp(scaled - scaled.max())

@@ -6,17 +6,22 @@ import sys
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from peft import LoraConfig, PeftModel, get_peft_model
-from tiny_models import all_inputs, text_inputs, tiny_audio_config, tiny_config, tiny_model
+from tiny_models import KEYS, all_inputs, text_inputs, tiny_audio_config, tiny_config, tiny_model
+from tiny_pretraining import batch_of_five, pretraining_model
 from transformers import (
     AutoModel,
     AutoModelForAudioClassification,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoModelForVideoClassification,
+    ViTConfig,
 )
 
 from triemo.modeling import TriemoForEmotionClassification, TriemoModel
+from triemo.modeling.layers_triemo import masked_mean
 
 AUTO_CLASSES = [
     AutoModelForAudioClassification,
@@ -24,6 +29,7 @@ AUTO_CLASSES = [
     AutoModelForSequenceClassification,
     AutoModelForVideoClassification,
 ]
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}
 LORA_TARGETS = r".*\.(q|k|v|out)_proj|.*text_tower.*\.(query|value)"
 
 
@@ -44,7 +50,8 @@ def test_base_model_and_head_exchange_weights(tmp_path):
     assert type(base) is TriemoModel and not info["missing_keys"]
     torch.testing.assert_close(base.eval()(**inputs).pooler_output, model.triemo(**inputs).pooler_output)
     base.save_pretrained(tmp_path / "base")
-    head, info = TriemoForEmotionClassification.from_pretrained(tmp_path / "base", output_loading_info=True)
+    options = {"output_loading_info": True, "allow_new_head": True}
+    head, info = TriemoForEmotionClassification.from_pretrained(tmp_path / "base", **options)
     assert {key.split(".")[0] for key in info["missing_keys"]} == {"classifier"}
     torch.testing.assert_close(head.eval().triemo(**inputs).pooler_output, base(**inputs).pooler_output)
 
@@ -156,8 +163,6 @@ def test_initial_weights_are_seeded_and_positions_need_no_buffer():
 
 @pytest.mark.parametrize("subset", ["text", "audio", "vision", "all"])
 def test_a_few_steps_of_training_lower_the_loss(subset):
-    from tiny_models import KEYS
-
     torch.manual_seed(0)
     model = TriemoForEmotionClassification(
         tiny_config(modality_dropout=0.3, audio_config=tiny_audio_config(use_weighted_layer_sum=True))
@@ -224,3 +229,103 @@ def test_traced_graph_runs_all_rows_and_agrees():
     inputs["video_attention_mask"][0, 1:] = 0
     exported = torch.export.export(model, (), kwargs=inputs, strict=False).module()
     assert (exported(**inputs).logits - model(**inputs).logits).abs().max() < 1e-5
+
+
+# Outputs on request, as in the library --------------------------------------------------------------------------
+
+
+def test_attentions_under_a_flash_backend_are_those_of_the_eager_one():
+    """The mask of flash kernels is (B, L); weights come from the eager backend, which needs one over keys."""
+    model, inputs = tiny_model().triemo, all_inputs()
+    inputs["audio_attention_mask"][1, 20:] = 0
+    expected = model(**inputs, output_attentions=True)
+    model.config._attn_implementation = "flash_attention_2"
+    for modality in KEYS:  # the encoders would need the kernels
+        model.tower(modality).encoder.config._attn_implementation = "eager"
+    got = model(**inputs, output_attentions=True)
+    for ours, theirs in zip(got.attentions, expected.attentions, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:_compile flag on create_block_mask:DeprecationWarning")  # transformers' own use
+def test_flex_attention_agrees_with_sdpa():
+    vectors = {"text_feature_size": 4, "audio_feature_size": 3, "text_config": None, "audio_config": None}
+    model = tiny_model(**vectors, vision_config=None, num_hidden_layers=1)  # one kernel is compiled
+    inputs = {"text_features": torch.randn(2, 5, 4), "input_features": torch.randn(2, 20, 3)}
+    inputs["audio_attention_mask"] = torch.tensor([[1] * 20, [1] * 9 + [0] * 11])
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        model.set_attn_implementation("flex_attention")
+        torch.testing.assert_close(model(**inputs).logits, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_pretraining_returns_states_and_attentions_too():
+    model, batch = pretraining_model(), batch_of_five()
+    output = model(**batch, output_attentions=True, output_hidden_states=True)
+    steps = 7 + 7 + 3
+    assert [state.shape for state in output.hidden_states] == [(5, steps, 32)] * 3
+    assert [weights.shape for weights in output.attentions] == [(5, 4, steps, steps)] * 2
+    assert output.loss.item() == pytest.approx(model(**batch).loss.item(), rel=1e-5)
+    batch.pop("mlm_labels")
+    assert len(model(**batch, output_hidden_states=True).hidden_states) == 3  # no loss reads them here
+
+
+@pytest.mark.skipif(Version(transformers.__version__) < Version("5.24.dev0"), reason="new in transformers 5.24")
+def test_chosen_hidden_states_only():
+    model, inputs = tiny_model(), all_inputs()
+    every = model(**inputs, output_hidden_states=True).hidden_states
+    some = model(**inputs, output_hidden_states=[0, 2]).hidden_states
+    assert some[1] is None and torch.equal(some[0], every[0]) and torch.equal(some[2], every[2])
+
+
+def test_unimodal_features_come_as_the_output_class_of_the_library():
+    model, inputs = tiny_model().triemo, all_inputs()
+    inputs["video_attention_mask"][1, 1:] = 0
+    expected = model(**inputs)
+    shapes = {"text": (2, 7, 32), "audio": (2, 31, 32), "vision": (2, 3, 16)}
+    for modality, keys in KEYS.items():
+        features = getattr(model, f"get_{modality}_features")
+        output = features(**{key: inputs[key] for key in keys}, output_hidden_states=True)
+        torch.testing.assert_close(output.pooler_output, expected[f"{modality}_embeds"])
+        assert output.last_hidden_state.shape == shapes[modality] and len(output.hidden_states) == 3
+        assert all(state.shape[0] == 2 for state in output.hidden_states)
+        as_tuple = features(**{key: inputs[key] for key in keys}, return_dict=False)
+        assert torch.equal(as_tuple[1], output.pooler_output)
+    assert output.hidden_states[-1].shape[:2] == (2, 3)  # frames; the masked ones are zero
+    assert output.hidden_states[-1][1, 1:].abs().max() == 0
+
+
+def test_a_long_sound_in_half_precision_has_a_finite_mean():
+    states = torch.full((2, 910, 4), 90.0, dtype=torch.float16)
+    mask = torch.ones(2, 910, dtype=torch.long)
+    mask[1, 455:] = 0
+    assert torch.equal(masked_mean(states, mask), torch.full((2, 4), 90.0, dtype=torch.float16))
+
+
+def test_adapters_in_every_modality_learn_under_reentrant_checkpointing():
+    found = {}
+    for reentrant in (False, True):
+        vit = ViTConfig(image_size=32, patch_size=8, num_channels=1, **SIZES)
+        model = tiny_model(vision_config=vit).train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        model = get_peft_model(model, LoraConfig(r=2, init_lora_weights=False, target_modules=LORA_TARGETS))
+        options = {"use_reentrant": reentrant}
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)(options)
+        model.enable_input_require_grads()
+        model(**all_inputs(), labels=torch.tensor([0, 5])).loss.backward()
+        found[reentrant] = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert {name for name, gradient in found[True].items() if gradient is None} == set()
+    assert len(found[True]) == len(found[False]) > 60
+
+
+def test_adapters_over_vectors_learn_under_reentrant_checkpointing():
+    fields = {"text_config": None, "audio_config": None, "vision_config": None}
+    model = tiny_model(**fields, text_feature_size=4, vision_feature_size=3).train()
+    model = get_peft_model(model, LoraConfig(r=2, target_modules=r".*\.layers\..*(q|v)_proj"))
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)({"use_reentrant": True})
+    model.enable_input_require_grads()
+    inputs = {"text_features": torch.randn(2, 5, 4), "vision_features": torch.randn(2, 3, 3)}
+    model(**inputs, labels=torch.tensor([0, 5])).loss.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)

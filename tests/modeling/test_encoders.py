@@ -6,6 +6,8 @@ from tiny_models import tiny_audio_config, tiny_text_config, tiny_vision_config
 from transformers import (
     AutoModelForSequenceClassification,
     BertModel,
+    CamembertConfig,
+    CamembertModel,
     CLIPConfig,
     CLIPModel,
     CLIPTextConfig,
@@ -13,11 +15,19 @@ from transformers import (
     CLIPVisionModel,
     ConvNextV2Config,
     ConvNextV2Model,
+    Dinov2Config,
+    Dinov2Model,
     HubertConfig,
     HubertModel,
+    IJepaConfig,
+    MPNetConfig,
+    MPNetModel,
     ResNetModel,
     RobertaConfig,
     RobertaModel,
+    SegformerConfig,
+    SwinConfig,
+    SwinModel,
     T5Config,
     T5Model,
     ViTConfig,
@@ -77,6 +87,8 @@ ENCODERS = {
     ("text", "bert"): lambda: BertModel(tiny_text_config()),
     ("text", "roberta"): lambda: RobertaModel(RobertaConfig(**roberta_sizes())),
     ("text", "xlm-roberta"): lambda: XLMRobertaModel(XLMRobertaConfig(**roberta_sizes())),
+    ("text", "camembert"): lambda: CamembertModel(CamembertConfig(**roberta_sizes())),
+    ("text", "mpnet"): lambda: MPNetModel(MPNetConfig(**SIZES, vocab_size=99, max_position_embeddings=66)),
     ("audio", "wav2vec2"): lambda: Wav2Vec2Model(Wav2Vec2Config(**SIZES, **WAVES)),
     ("audio", "hubert"): lambda: HubertModel(HubertConfig(**SIZES, **WAVES)),
     ("audio", "wavlm"): lambda: WavLMModel(WavLMConfig(**SIZES, **WAVES)),
@@ -86,6 +98,10 @@ ENCODERS = {
     ),
     ("vision", "resnet"): lambda: ResNetModel(tiny_vision_config()),
     ("vision", "vit"): lambda: ViTModel(ViTConfig(**SIZES, **IMAGE)),
+    ("vision", "dinov2"): lambda: Dinov2Model(Dinov2Config(**SIZES, **IMAGE)),
+    ("vision", "swin"): lambda: SwinModel(
+        SwinConfig(image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=4)
+    ),
     ("vision", "clip_vision_model"): lambda: CLIPVisionModel(CLIPVisionConfig(**SIZES, **IMAGE, projection_dim=16)),
     ("vision", "convnextv2"): lambda: ConvNextV2Model(
         ConvNextV2Config(image_size=32, patch_size=4, hidden_sizes=[8, 16], depths=[1, 1], num_stages=2)
@@ -193,3 +209,73 @@ def test_backend_falls_back_where_an_encoder_has_no_attention(tmp_path):
         loaded = TriemoForEmotionClassification.from_pretrained(tmp_path, attn_implementation=backend)
         assert loaded.config._attn_implementation == loaded.config.text_config._attn_implementation == backend
         assert loaded.config.vision_config._attn_implementation == "eager"
+
+
+# What differs between families ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["roberta", "xlm-roberta", "camembert", "mpnet"])
+def test_positions_that_padding_takes_do_not_count(name):
+    """RoBERTa's descendants: 66 positions minus two; one step more, and their tables are read past the end."""
+    model = TriemoForEmotionClassification.from_encoders_pretrained(text=ENCODERS["text", name](), **JOINT)
+    assert model.triemo.text_tower.max_positions == model.config.max_text_positions == 64
+    assert torch.isfinite(model(input_ids=torch.randint(3, 99, (1, 64))).logits).all()
+    with pytest.raises(ValueError, match="text has 65 steps, this model takes at most 64"):
+        model(input_ids=torch.randint(3, 99, (1, 65)))
+
+
+def test_swin_gives_the_mean_of_its_patches_and_no_corner():
+    swin = ENCODERS["vision", "swin"]().eval()
+    tower = TriemoModel.from_encoders_pretrained(vision=swin, **JOINT).vision_tower
+    pixels = torch.randn(2, 3, 32, 32)
+    expected = swin(pixels)
+    torch.testing.assert_close(tower.encode_frames(pixels)[0], expected.pooler_output)
+    torch.testing.assert_close(tower.encode_frames(pixels)[0], expected.last_hidden_state.mean(1))
+
+
+@pytest.mark.parametrize("name", ["ijepa", "segformer"])
+def test_an_encoder_in_which_nothing_stands_for_a_frame_is_refused(name):
+    sizes = {**SIZES, **IMAGE}
+    segments = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_attention_heads": [1, 2], "sr_ratios": [2, 1]}
+    segments |= {"num_encoder_blocks": 2, "mlp_ratios": [2, 2], "strides": [4, 2], "patch_sizes": [7, 3]}
+    config = IJepaConfig(**sizes) if name == "ijepa" else SegformerConfig(**segments)
+    model = TriemoForEmotionClassification(TriemoConfig(vision_config=config, **JOINT))
+    with pytest.raises(
+        ValueError, match="vision: (IJepa|Segformer)Model has neither a pooled output nor a class token"
+    ):
+        model(pixel_values=torch.randn(1, 1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "hubert", "wavlm"])
+def test_every_layer_of_a_waveform_encoder_learns_at_every_step(name):
+    """With LayerDrop, DDP would miss the gradients of the layers that were dropped."""
+    encoder = ENCODERS["audio", name]()
+    encoder.config.layerdrop = 0.9
+    model = TriemoForEmotionClassification.from_encoders_pretrained(audio=encoder, **JOINT).train()
+    assert model.config.audio_config.layerdrop == 0
+    for step in range(3):
+        model.zero_grad()
+        values = torch.randn(2, 8000 if step else 200)  # three steps at first: fewer than SpecAugment hides
+        model(input_values=values, labels=torch.tensor([0, 1])).loss.backward()
+        without = {name for name, p in model.named_parameters() if p.grad is None}
+        assert without == {"triemo.audio_projection.weight"}
+
+
+def test_a_short_clip_is_seen_as_a_long_batch_would_see_it():
+    """Padding for SpecAugment leaves the states alone; in evaluation there is none."""
+    torch.manual_seed(0)
+    encoder = ENCODERS["audio", "wav2vec2"]()
+    tower = TriemoModel.from_encoders_pretrained(audio=encoder, **JOINT).audio_tower
+    values, mask = torch.randn(1, 256), torch.ones(1, 256, dtype=torch.long)
+    expected = tower(values, mask).states
+    for module in tower.modules():
+        module.train()
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    config = tower.encoder.config
+    config.hidden_dropout = config.attention_dropout = config.activation_dropout = 0.0
+    for layer in tower.encoder.encoder.layers:
+        layer.attention.dropout = 0.0
+    got = tower(values, mask).states
+    assert got.shape == expected.shape == (1, 3, 32)
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-3)

@@ -1,5 +1,6 @@
 """Bad input to the model and its config: a ValueError that names the field, what came and what is accepted."""
 
+import inspect
 import json
 
 import pytest
@@ -15,9 +16,12 @@ from tiny_models import (
     tiny_text_config,
     vision_inputs,
 )
+from tiny_pretraining import pretraining_model
 from transformers import AutoConfig, Wav2Vec2Config
+from transformers.utils.generic import can_return_loss, find_labels
 
-from triemo.modeling import TriemoConfig, TriemoForEmotionClassification, TriemoModel
+from triemo.modeling import TriemoConfig, TriemoForEmotionClassification, TriemoForPreTraining, TriemoModel
+from triemo.modeling.inputs_triemo import TriemoInputs
 
 
 def without_audio(batch: dict) -> dict:
@@ -198,3 +202,73 @@ def test_feature_vectors_and_plain_token_ids_need_no_tower():
     padded = model(**{**inputs, "input_features": longer, "audio_attention_mask": mask})
     assert (padded.logits - output.logits).abs().max() < 1e-5
     assert audio_inputs()["input_features"].shape[-1] != 6
+
+
+# What a forward pass takes ------------------------------------------------------------------------------------
+
+
+def test_an_argument_that_there_is_not_is_refused_by_name():
+    for model in (tiny_model(), tiny_model().triemo, pretraining_model()):
+        ids = text_inputs()["input_ids"]
+        with pytest.raises(
+            TypeError, match="unexpected argument 'atention_mask'; it takes input_ids, attention_mask, "
+        ):
+            model(input_ids=ids, atention_mask=torch.zeros_like(ids))
+    with pytest.raises(TypeError, match="forward got input_ids twice"):
+        tiny_model()(ids, input_ids=ids)
+
+
+def test_what_the_library_passes_itself_is_accepted_and_changes_nothing():
+    model, inputs = tiny_model(), text_inputs()
+    passed = {
+        "num_items_in_batch": torch.tensor(2),
+        "return_dict": True,
+        "output_attentions": None,
+        "use_cache": False,
+    }
+    passed |= {"inputs_embeds": None, "output_hidden_states": False}
+    assert torch.equal(model(**inputs, **passed).logits, model(**inputs).logits)
+    assert torch.equal(model(*inputs.values()).logits, model(**inputs).logits)  # by place, text first
+
+
+def test_trainer_and_pipelines_find_the_names_in_the_signature():
+    names = list(inspect.signature(tiny_model().forward).parameters)
+    assert names == [*TriemoInputs.__annotations__, "labels", "inputs"]
+    assert find_labels(TriemoForEmotionClassification) == ["labels"]
+    assert find_labels(TriemoForPreTraining) == ["mlm_labels", "labels"] and can_return_loss(TriemoForPreTraining)
+    assert not can_return_loss(TriemoForEmotionClassification)
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({}, "input_ids"),
+        ({"text_config": None}, "input_features"),
+        ({"text_config": None, "audio_config": None}, "pixel_values"),
+        ({"text_config": None, "text_feature_size": 4}, "text_features"),
+    ],
+)
+def test_the_main_input_is_one_that_the_model_takes(fields, name):
+    model = TriemoForEmotionClassification(tiny_config(**fields))
+    assert model.main_input_name == model.triemo.main_input_name == name
+
+
+def test_vocab_size_is_that_of_the_tower_or_of_the_plain_vocabulary_also_after_a_resize(tmp_path):
+    fields = {"audio_config": None, "vision_config": None}
+    for text in ({}, {"text_config": None, "text_vocab_size": 99}):
+        model = TriemoForEmotionClassification(tiny_config(**fields, **text))
+        assert model.config.vocab_size == 99
+        model.resize_token_embeddings(120)
+        assert model.config.vocab_size == 120 == model.get_input_embeddings().num_embeddings
+        model.save_pretrained(tmp_path)
+        assert "vocab_size" not in json.loads((tmp_path / "config.json").read_text())
+        assert AutoConfig.from_pretrained(tmp_path).vocab_size == 120
+    assert not hasattr(tiny_config(text_config=None), "vocab_size")
+
+
+def test_the_problem_is_resolved_in_one_place():
+    assert tiny_config().resolved_problem_type == "single_label_classification"
+    assert tiny_config(num_labels=1).resolved_problem_type == "regression"
+    assert tiny_config(num_labels=1, problem_type="multi_label_classification").resolved_problem_type.startswith(
+        "multi"
+    )

@@ -103,3 +103,10 @@ def test_the_model_returns_this_loss():
 def test_weights_of_another_number_of_classes_are_refused():
     with pytest.raises(ValueError, match="one for each of the 3 labels, got 2"):
         emotion_loss(LOGITS, torch.tensor([0, 1]), config(), class_weights=[1.0, 2.0])
+
+
+def test_a_batch_without_a_label_costs_nothing_and_can_be_learned_from():
+    logits = LOGITS.clone().requires_grad_()
+    loss = emotion_loss(logits, torch.tensor([-100, -100]), config(), class_weights=[1.0, 2.0, 3.0])
+    loss.backward()
+    assert loss.item() == 0.0 and torch.equal(logits.grad, torch.zeros_like(logits))

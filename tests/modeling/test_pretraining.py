@@ -78,11 +78,12 @@ def test_save_load_and_exchange_with_the_other_classes(tmp_path):
     assert not any(parameter.requires_grad for parameter in loaded.triemo.fusion.parameters())
     base, info = AutoModel.from_pretrained(tmp_path / "pretrained", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
-    head, info = TriemoForEmotionClassification.from_pretrained(tmp_path / "pretrained", output_loading_info=True)
+    options = {"output_loading_info": True, "allow_new_head": True}
+    head, info = TriemoForEmotionClassification.from_pretrained(tmp_path / "pretrained", **options)
     assert {name.split(".")[0] for name in info["missing_keys"]} == {"classifier"} and not info["unexpected_keys"]
     assert all(parameter.requires_grad for parameter in head.parameters())
     tiny_model().save_pretrained(tmp_path / "classifier")
-    again, info = TriemoForPreTraining.from_pretrained(tmp_path / "classifier", output_loading_info=True)
+    again, info = TriemoForPreTraining.from_pretrained(tmp_path / "classifier", **options)
     assert {name.split(".")[0] for name in info["missing_keys"]} == {"mlm_head", "logit_scale"}
     assert again.logit_scale.weight.item() == pytest.approx(2.6592) and not info["unexpected_keys"]
     assert not any(parameter.requires_grad for parameter in again.triemo.fusion.parameters())

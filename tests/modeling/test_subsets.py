@@ -109,8 +109,8 @@ def test_get_features_are_the_embeddings_of_the_forward_pass():
     text = model.get_text_features(**{key: inputs[key] for key in KEYS["text"]})
     audio = model.get_audio_features(**{key: inputs[key] for key in KEYS["audio"]})
     vision = model.get_vision_features(pixel_values=inputs["pixel_values"])
-    for got, name in ((text, "text_embeds"), (audio, "audio_embeds"), (vision, "vision_embeds")):
-        torch.testing.assert_close(got, outputs[name])
+    for output, name in ((text, "text_embeds"), (audio, "audio_embeds"), (vision, "vision_embeds")):
+        torch.testing.assert_close(output.pooler_output, outputs[name])
     with pytest.raises(ValueError, match="get_audio_features got none of"):
         model.get_audio_features()
 

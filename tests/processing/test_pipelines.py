@@ -197,6 +197,16 @@ def test_multi_label_and_regression_scores(own_reader):
     same_answer(own_reader({"text": "so happy"}), raw)
 
 
+def test_one_output_is_a_value_and_no_certainty(own_reader):
+    """A softmax over one output is 1.0 whatever the input; without a problem_type it is regression, as in training."""
+    model = own_reader.model
+    model.config.problem_type, model.config.id2label = None, {0: "valence"}
+    model.classifier.out_proj = torch.nn.Linear(model.config.hidden_size, 1)
+    (answer,) = own_reader({"text": "so happy"})
+    raw = logits(model, **own_reader.processor(text="so happy"))[0]
+    assert answer == {"label": "valence", "score": pytest.approx(raw.item(), abs=1e-5)} and raw.item() != 1.0
+
+
 def test_saved_pipeline_answers_the_same(own_reader, media, tmp_path):
     own_reader.model.config.calibration_temperature = 1.7
     own_reader.save_pretrained(tmp_path)

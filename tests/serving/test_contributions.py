@@ -1,9 +1,8 @@
 """Shapley values against hand-computed ones, and their defining properties."""
 
-from types import SimpleNamespace
-
 import pytest
 
+from triemo.modeling import TriemoConfig
 from triemo.serving.reading import contributions, shapley_values, uninformed_score
 
 
@@ -58,7 +57,7 @@ def test_contributions_take_the_label_asked_for():
 
 
 def test_uninformed_score_by_kind_of_problem():
-    assert uninformed_score(SimpleNamespace(problem_type=None, num_labels=7)) == 1 / 7
-    assert uninformed_score(SimpleNamespace(problem_type="multi_label_classification", num_labels=7)) == 0.5
+    assert uninformed_score(TriemoConfig(num_labels=7)) == 1 / 7
+    assert uninformed_score(TriemoConfig(problem_type="multi_label_classification", num_labels=7)) == 0.5
     with pytest.raises(ValueError, match="regression"):
-        uninformed_score(SimpleNamespace(problem_type="regression", num_labels=2))
+        uninformed_score(TriemoConfig(num_labels=1))

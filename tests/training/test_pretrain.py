@@ -90,7 +90,9 @@ def test_the_folder_is_a_start_for_everything_else(place, finished):
     base = AutoModel.from_pretrained(folder)
     assert type(base) is TriemoModel
     torch.testing.assert_close(base.state_dict()["layers.0.fc1.weight"], after["triemo.layers.0.fc1.weight"])
-    classifier, processor = load_model(str(folder))
+    with pytest.raises(ValueError, match="lacks classifier.dense.bias.*allow_new_head"):
+        load_model(str(folder))
+    classifier, processor = load_model(str(folder), allow_new_head=True)
     torch.testing.assert_close(classifier.triemo.state_dict(), base.state_dict())
     torch.testing.assert_close(
         TriemoForPreTraining.from_pretrained(folder).mlm_head.dense.weight, after["mlm_head.dense.weight"]

@@ -92,7 +92,7 @@ def describe(model: Any, processor: Any) -> dict[str, Any]:
     described: dict[str, Any] = {
         "modalities": list(config.modalities),
         "labels": labels,
-        "problem_type": config.problem_type or "single_label_classification",
+        "problem_type": config.resolved_problem_type,
         "calibration_temperature": config.calibration_temperature,
     }
     if "text" in config.modalities:

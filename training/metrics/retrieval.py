@@ -134,7 +134,7 @@ class SentenceEmbedder:
 
 def _features(model: Any, modality: str, inputs: dict[str, torch.Tensor], device: torch.device) -> np.ndarray:
     tensors = {name: tensor.to(device) for name, tensor in inputs.items() if name not in TIMES}
-    return getattr(model, f"get_{modality}_features")(**tensors).float().cpu().numpy()
+    return getattr(model, f"get_{modality}_features")(**tensors).pooler_output.float().cpu().numpy()
 
 
 def _sorted(found: list[tuple[str, int, np.ndarray]], labels: np.ndarray) -> Embedded:

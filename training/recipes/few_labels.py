@@ -147,7 +147,9 @@ def run_arm(
         **head,
     )
     if arm == "with":
-        found = TriemoForEmotionClassification.from_pretrained(run.pretrained, dtype=torch.float32, **head)
+        found = TriemoForEmotionClassification.from_pretrained(
+            run.pretrained, dtype=torch.float32, allow_new_head=True, **head
+        )
         model.load_state_dict(pretrained_weights(found, run.new_joint), strict=False)
     tokenizer = AutoTokenizer.from_pretrained(run.pretrained)
     rows = {name: share_of_labels(labels, run.share, seed) for name, labels in corpora["train"].labels.items()}
