@@ -299,17 +299,21 @@ def _pack(clips: str, output: str, transcripts: str | None, **options: Any) -> N
 def _export(output: Path, model: str | None, int8: bool) -> None:
     """Write the folder and print what is in it."""
     import logging
+    import signal
     import warnings
 
     from rich.console import Console
 
     from triemo.serving.reading import load_reader
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what is half done is removed
+
     reader = load_reader(model, "cpu")
     console = Console()
     logging.disable(logging.WARNING)  # what exporter and quantiser note for developers
     try:
-        with Console(stderr=True).status("Exporting; this takes about a minute"), warnings.catch_warnings():
+        errors = Console(stderr=True)
+        with errors.status("Exporting; this takes about a minute"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
                 from triemo.training.export.folder import export_onnx
@@ -317,7 +321,7 @@ def _export(output: Path, model: str | None, int8: bool) -> None:
                 raise ValueError(
                     f"export needs onnx, onnxruntime and onnxscript: pip install 'triemo[export]' ({error})."
                 ) from error
-            written = export_onnx(reader.model, reader.processor, output, int8=int8)
+            written = export_onnx(reader.model, reader.processor, output, int8=int8, progress=errors.print)
     finally:
         logging.disable(logging.NOTSET)
     for name, size in written["files"].items():

@@ -27,6 +27,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
+from triemo.modeling import MODALITIES
 from triemo.training.arguments import DataArguments, FinetuneTrainingArguments, ModelArguments
 from triemo.training.common import command_line, write_json
 from triemo.training.start import Start
@@ -113,8 +114,13 @@ def run_arguments(
 def run_record(script: str, argv: list[str] | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What `results.json` says about how the run was made."""
     names = ("torch", "transformers", "datasets", "peft")
+    encoders = [arguments[f"{name}_encoder"] for name in MODALITIES if arguments[f"{name}_encoder"]]
     return {
         "arguments": arguments,
+        # A name alone does not tell a folder from a Hub id when it is read elsewhere.
+        "started_from": {
+            name: "folder" if Path(name).is_dir() else "hub" for name in encoders or [arguments["model"]]
+        },
         "command": command_line(script, argv),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
     }

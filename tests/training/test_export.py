@@ -1,13 +1,17 @@
 """A checkpoint as a graph: the logits of torch for every subset, any length and batch; and what stands beside it."""
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_checkpoint import LABELS, tiny_classifier, tiny_processor
+from tiny_checkpoint import LABELS, save_tiny_checkpoint, tiny_classifier, tiny_processor
 from tiny_models import SUBSETS, tiny_audio_config
 
 pytest.importorskip("onnx", reason="needs the extra `export`")
@@ -18,6 +22,7 @@ import onnx  # noqa: E402
 
 from triemo.processing import TriemoFeatureExtractor  # noqa: E402
 from triemo.training.export import METADATA  # noqa: E402
+from triemo.training.export import folder as export_folder  # noqa: E402
 from triemo.training.export.folder import example_inputs, export_onnx, largest_difference  # noqa: E402
 from triemo.training.export.graph import LogMel, TriemoGraph  # noqa: E402
 
@@ -227,3 +232,37 @@ def test_refuses_what_it_cannot_write(model, tmp_path):
     with pytest.raises(ValueError, match="vision_feature_size"):
         export_onnx(vectors, tiny_processor(), tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_stopped_export_leaves_nothing_behind_and_says_what_it_did(model, tmp_path, monkeypatch):
+    """Nothing is in the folder while it works, so nothing stays when it is killed, and what is beside it goes."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "work"))
+
+    def stopped(graph, inputs, modalities, file, metadata):
+        file.write_bytes(b"half")
+        assert not (tmp_path / "out").exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export_folder, "_write_graph", stopped)
+    steps = []
+    with pytest.raises(KeyboardInterrupt):
+        export_onnx(model, tiny_processor(), tmp_path / "out", progress=steps.append)
+    assert steps == ["Writing the graph of text, audio, vision"]
+    assert not (tmp_path / "out").exists() and not list((tmp_path / "work").iterdir())
+
+
+def test_a_terminated_export_cleans_up(tmp_path):
+    save_tiny_checkpoint(tmp_path / "tiny")
+    (tmp_path / "work").mkdir()
+    command = [sys.executable, "-m", "triemo.serving.cli", "export", "--model", str(tmp_path / "tiny")]
+    child = subprocess.Popen(
+        [*command, "--output", str(tmp_path / "out")],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path / "work")},
+    )
+    said = child.stderr.readline()
+    child.terminate()
+    assert child.wait(timeout=120) == 1 and "Writing the graph" in said, child.stderr.read()
+    assert not (tmp_path / "out").exists() and not list((tmp_path / "work").glob("triemo-export-*"))

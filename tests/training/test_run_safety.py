@@ -15,7 +15,7 @@ from tiny_data import write_table
 from tiny_runs import arguments
 from two_processes import run_two_processes
 
-from triemo.training import finetune, pretrain
+from triemo.training import evaluate_model, evaluate_pretraining, finetune, pretrain
 from triemo.training.data.packing import pack_clips
 from triemo.training.run_folder import checkpoint_faults, last_whole_checkpoint
 
@@ -159,6 +159,19 @@ def test_a_named_checkpoint_without_its_random_state_is_refused(place, runs, tmp
     command = command_of(place, "finetune", "table", "from_named", resume_from_checkpoint=tmp_path / "named")
     with pytest.raises(ValueError, match="resume_from_checkpoint: cannot go on from .*: rng_state.pth is missing"):
         finetune.main(command)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "processor_config.json", "config.json", "model.safetensors"])
+def test_a_start_that_lacks_a_file_is_refused_by_name(place, tmp_path, name):
+    shutil.copytree(place / "tiny", tmp_path / "start")
+    (tmp_path / "start" / name).unlink()
+    table = place / "data" / "table.csv"
+    for main in SCRIPTS.values():
+        with pytest.raises(ValueError, match=rf"start.*{name}|{name}.*start"):
+            main(arguments(place, str(tmp_path / "out"), model=tmp_path / "start"))
+    for module in (evaluate_model, evaluate_pretraining):
+        with pytest.raises(ValueError, match=rf"start.*{name}|{name}.*start"):
+            module.main(["--model", str(tmp_path / "start"), "--table", str(table), "--use_cpu"])
 
 
 # Divergence --------------------------------------------------------------------------------------------------

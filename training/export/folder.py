@@ -8,8 +8,9 @@ the checkpoint has them. Labels, temperature and everything about preprocessing 
 """
 
 import json
-import os
+import shutil
 import tempfile
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,23 @@ OPSET = 21  # the first in which blocks of a weight have scales of their own
 TOLERANCE = 1e-4  # of the logits, against torch
 
 
-def export_onnx(model: Any, processor: Any, output: str | Path, int8: bool = True) -> dict[str, Any]:
+def export_onnx(
+    model: Any,
+    processor: Any,
+    output: str | Path,
+    int8: bool = True,
+    progress: Callable[[str], None] = lambda step: None,
+) -> dict[str, Any]:
     """
     Write a classifier and all that is needed around it into a folder.
 
     Args:
         model: a `TriemoForEmotionClassification` in float32, reading tokens, log-mel and pictures.
         processor: its `TriemoProcessor`.
-        output: the folder; files of the same names in it are replaced, and none before all of them are complete.
+        output: the folder; files of the same names in it are replaced, and none before all of them are complete. It is
+            made last: an export that is stopped leaves nothing in it.
         int8: write the int8 graph too.
+        progress: is told what is being done.
 
     Returns:
         `files` (name to bytes) and `largest_difference` of the float32 graph's logits from torch's.
@@ -56,32 +65,41 @@ def export_onnx(model: Any, processor: Any, output: str | Path, int8: bool = Tru
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         raise ValueError("model: load it with dtype=torch.float32, got weights in other types.")
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     model = model.eval()
     metadata = describe(model, processor)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as name:
+    with tempfile.TemporaryDirectory(prefix="triemo-export-") as name:
         work = Path(name)
+        progress(f"Writing the graph of {', '.join(config.modalities)}")
         inputs = example_inputs(model, processor)
         graph = TriemoGraph(model, processor.feature_extractor).eval()
         _write_graph(graph, inputs, config.modalities, work / GRAPHS["fp32"], metadata)
         states = tower_states(work / GRAPHS["fp32"], config.modalities)
         if int8:
+            progress("Reducing its weights to 8 bits")
             quantize_int8(work / GRAPHS["fp32"], work / GRAPHS["int8"])
             skip_absent_towers(work / GRAPHS["int8"], states)
             _set_metadata(work / GRAPHS["int8"], metadata)
         skip_absent_towers(work / GRAPHS["fp32"], states)
+        progress("Comparing its logits with torch's, over every subset of the modalities")
         difference = largest_difference(graph, work / GRAPHS["fp32"], inputs, config.modalities)
         if not difference <= TOLERANCE:
             raise ValueError(
                 f"the graph's logits differ from torch's by {difference:.2g}, expected {TOLERANCE} or less."
             )
+        progress(f"Putting graphs, tokenizer and face detector into {folder}")
         if "text" in config.modalities:
             processor.tokenizer.backend_tokenizer.save(str(work / TOKENIZER))
         if "vision" in config.modalities:
             export_face_networks(processor.image_processor, work)
         files = {file.name: file.stat().st_size for file in sorted(work.iterdir())}
+        folder.mkdir(parents=True, exist_ok=True)
         for file in files:
-            os.replace(work / file, folder / file)
+            part = folder / f".{file}.part"  # the temporary folder may lie on another disk
+            try:
+                shutil.move(work / file, part)
+                part.replace(folder / file)
+            finally:
+                part.unlink(missing_ok=True)
     return {"files": files, "largest_difference": difference}
 
 

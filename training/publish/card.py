@@ -8,27 +8,34 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from triemo.training.common import HUB_MODEL
 from triemo.training.publish.figures import (
     details_table,
     figure_rows,
     figures_table,
     find_group,
     replace_figures,
+    results_table,
     subset_rows,
 )
 
 __all__ = [
     "EXAMPLE",
+    "LICENSE",
     "PROBES",
+    "RELEASED",
     "TEMPLATE",
     "check_card",
     "eval_results",
+    "origin",
     "plain_card",
     "read_metrics",
     "released_card",
 ]
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "model_card.md"
+RELEASED = "triemo-small"  # the model that model_card.md is about
+LICENSE = "cc-by-nc-sa-4.0"  # of its weights
 EXAMPLE = "Oh wow, you really came!"  # said in demo.mp4
 WATTS = 15  # a busy server core with its share of memory and cooling; an assumption, and the card says so
 # Sentences that mislead a reader of words, and what a person would say of them.
@@ -126,21 +133,60 @@ def released_card(template: str, repo: str, metrics: Mapping[str, Any], reader: 
     return f"{card}\n"
 
 
-def plain_card(repo: str, labels: list[str], example: str, base_model: str | None, is_adapter: bool) -> str:
-    """A card for a model of one's own, which says no more than is known."""
+def plain_card(
+    repo: str,
+    labels: list[str],
+    example: str,
+    base_model: str | None,
+    is_adapter: bool,
+    results: Mapping[str, Any] | None = None,
+) -> str:
+    """
+    A card for a model of one's own, which says no more than is known.
+
+    Args:
+        repo: `user/name`.
+        labels: names of the classes.
+        example: lines of Python that use the model.
+        base_model: of an adapter, the repository of the model that it was trained on.
+        is_adapter: whether it is one.
+        results: what `finetune.py` left in `results.json`.
+    """
+    bases, licence = origin(results or {})
+    bases = [base_model] if base_model else bases
     data = ModelCardData(
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="video-classification",
         tags=["emotion-recognition", "multimodal", "triemo", *(["lora"] if is_adapter else [])],
-        base_model=base_model,
+        base_model=bases[0] if len(bases) == 1 else bases or None,
+        license=licence,
     )
-    if is_adapter and base_model:
-        data["base_model_relation"] = "adapter"
+    if bases:
+        data["base_model_relation"] = "adapter" if is_adapter else "finetune"
+    table = results_table(results or {})
+    measured = (
+        "Of `results.json`, as `finetune.py` measured them on the table or corpora that it was given. Where there is\n"
+        f"a validation split, the checkpoint was chosen on it.\n\n{table}"
+        if table
+        else "No figures were measured for this card."
+    )
+    named = ", ".join(f"[{base}](https://huggingface.co/{base})" for base in bases)
+    start = f"It goes on from {named}." if named else "What it goes on from is not known by name."
+    terms = f"That is under {licence}." if licence else "Under which licence that is was not found here."
     body = f"""
 # {repo.rpartition("/")[2]}
 
 A Triemo {"LoRA adapter" if is_adapter else "model"} that reads emotion from text, speech and video in any combination:
-{", ".join(labels)}. It reads expression, not inner feeling. No figures were measured for this card.
+{", ".join(labels)}. It reads expression, not inner feeling.
+
+## Figures
+
+{measured}
+
+## What it is made from
+
+{start} {terms} Weights are bound by the licences of all that they learned from: of what they started from, and of the
+data that they were trained on since.
 
 ## Use
 
@@ -152,6 +198,22 @@ A Triemo {"LoRA adapter" if is_adapter else "model"} that reads emotion from tex
 Hiring, policing, border control, surveillance, credit, education, diagnosis or any decision about a person.
 """
     return f"---\n{data.to_yaml()}\n---\n{body}"
+
+
+def origin(results: Mapping[str, Any]) -> tuple[list[str], str | None]:
+    """Hub ids that a run of `finetune.py` went on from, and their licence, as far as both are known here."""
+    bases, licences = [], set()
+    for name, place in results.get("started_from", {}).items():
+        folder = Path(name) if place == "folder" else None
+        if (folder is not None and (read_metrics(folder) or {}).get("model") == RELEASED) or name == HUB_MODEL:
+            bases.append(HUB_MODEL)
+            licences.add(LICENSE)
+        elif folder is None:
+            bases.append(name)
+            licences.add(None)
+        elif (folder / "README.md").is_file():
+            licences.add(ModelCard.load(folder / "README.md").data.get("license"))
+    return bases, licences.pop() if len(licences) == 1 else None
 
 
 def check_card(card: str, metrics: Mapping[str, Any] | None) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "find_group",
     "interval",
     "replace_figures",
+    "results_table",
     "subset_rows",
 ]
 
@@ -97,6 +98,18 @@ def details_table(metrics: Mapping[str, Any]) -> str:
             parts.append(f"### {title}\n\n{_table(('', 'value'), rows)}")
     parts += _pretraining_tables(find_group(metrics, "pretraining"))
     return "\n\n".join(parts)
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """Scores of each split and part that `finetune.py` measured, from its `results.json`; empty where it has none."""
+    scored = [
+        (split, part, scores) for split in ("validation", "test") for part, scores in results.get(split, {}).items()
+    ]
+    names = ("samples", *_MEASURES, CALIBRATION, "mae", "ccc")
+    shown = [name for name in names if any(name in scores for _, _, scores in scored)]
+    rows = [(split, part, *(_shown(_whole(scores.get(name))) for name in shown)) for split, part, scores in scored]
+    header = ("split", "data", *(_MEASURES.get(name, name.replace("_", " ")) for name in shown))
+    return _table(header, rows) if rows else ""
 
 
 def _pretraining_tables(pretraining: Mapping[str, Any]) -> Iterator[str]:
@@ -204,6 +217,11 @@ def _leaves(values: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, f"{fmean(values):.3f} ± {stdev(values):.3f} over {len(values)}"
     elif isinstance(values, int | float):
         yield path, _shown(values)
+
+
+def _whole(value: float | None) -> float | None:
+    """A count as a whole number: the Trainer has floats alone."""
+    return int(value) if value is not None and value == int(value) and value > 1 else value
 
 
 def _shown(value: float | None) -> str:

@@ -34,14 +34,21 @@ from triemo.processing import (
     TriemoImageProcessor,
     TriemoProcessor,
 )
-from triemo.training.publish.card import EXAMPLE, TEMPLATE, check_card, plain_card, read_metrics, released_card
+from triemo.training.publish.card import (
+    EXAMPLE,
+    RELEASED,
+    TEMPLATE,
+    check_card,
+    plain_card,
+    read_metrics,
+    released_card,
+)
 from triemo.training.publish.checks import check_no_pickles, first_example
 from triemo.training.start import load_model
 
-__all__ = ["PROJECT", "RELEASED", "assemble_hub_folder", "assemble_repository", "modules_of", "requirements_of"]
+__all__ = ["PROJECT", "assemble_hub_folder", "assemble_repository", "modules_of", "requirements_of"]
 
 PROJECT = Path(__file__).resolve().parents[2]
-RELEASED = "triemo-small"  # the model that model_card.md is about
 _SERVING = PROJECT / "serving"
 _UNFILLED = "[More Information Needed]"  # in the card that peft puts beside every adapter
 
@@ -109,7 +116,9 @@ def _card(checkpoint: Path, folder: Path, repo: str, base_model: str | None, car
     if template is None:
         is_adapter = (folder / "adapter_config.json").is_file()
         labels = list(model.config.id2label.values())
-        return plain_card(repo, labels, _example(reader, repo), base_model, is_adapter)
+        results = checkpoint / "results.json"
+        measured = _read_json(results) if results.is_file() else None
+        return plain_card(repo, labels, _example(reader, repo), base_model, is_adapter, measured)
     with torch.inference_mode():
         label = reader({"video": str(_SERVING / "assets" / "demo.mp4"), "text": EXAMPLE})[0]["label"]
     shown = {"has_handler": (folder / "handler.py").is_file(), "has_onnx": (folder / "onnx").is_dir()}

@@ -9,7 +9,18 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from triemo.training.publish.card import PROBES, TEMPLATE, check_card, eval_results, plain_card, released_card
+from triemo.training.common import HUB_MODEL
+from triemo.training.publish.card import (
+    LICENSE,
+    PROBES,
+    RELEASED,
+    TEMPLATE,
+    check_card,
+    eval_results,
+    origin,
+    plain_card,
+    released_card,
+)
 from triemo.training.publish.figures import details_table, figures_table, interval, replace_figures
 
 SUBSETS = ("text", "audio", "vision", "text+audio", "text+vision", "audio+vision", "text+audio+vision")
@@ -162,6 +173,36 @@ def test_the_template_says_that_it_is_one_and_a_card_does_not(metrics):
     assert "license:" in front_matter
     assert body.strip().splitlines()[0].startswith("{# This is a template")
     assert "template" not in card_of(metrics).lower()
+
+
+def test_a_card_of_ones_own_model_names_base_licence_and_figures(tmp_path):
+    """What finetune.py left in results.json, started from a copy of the released weights."""
+    (tmp_path / "metrics.json").write_text(json.dumps({"model": RELEASED}))
+    scores = {"loss": 1.2, "samples": 120.0, "accuracy": 0.7512, "uar": 0.7, "macro_f1": 0.68, "weighted_f1": 0.74}
+    results = {
+        "started_from": {str(tmp_path): "folder"},
+        "validation": {"calls": scores},
+        "test": {"calls": scores | {"accuracy": 0.5}},
+    }
+    text = plain_card("me/calls", ["joy", "anger"], "print(1)\n", None, False, results)
+    card = ModelCard(text)
+    assert (card.data.base_model, card.data.license) == (HUB_MODEL, LICENSE)
+    assert card.data.to_dict()["base_model_relation"] == "finetune"
+    assert f"https://huggingface.co/{HUB_MODEL}" in text and f"under {LICENSE}" in text
+    assert "| split | data | samples | macro F1 | weighted F1 | UAR | accuracy |" in text
+    assert "| test | calls | 120 | 0.680 | 0.740 | 0.700 | 0.500 |" in text
+    check_card(text, None)
+
+    others = plain_card("me/calls", ["joy"], "", None, False, {"started_from": {"a/text": "hub", "b/voice": "hub"}})
+    assert ModelCard(others).data.base_model == ["a/text", "b/voice"] and ModelCard(others).data.license is None
+    assert "No figures were measured" in others and "not found here" in others
+    (tmp_path / "metrics.json").unlink()
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# mine\n")
+    assert origin(results) == ([], "mit") and origin({}) == ([], None)
+
+
+def test_the_licence_of_the_released_weights_is_the_cards():
+    assert ModelCard.load(TEMPLATE).data.license == LICENSE
 
 
 def test_card_says_what_it_must(metrics):
