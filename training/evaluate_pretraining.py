@@ -43,6 +43,7 @@ from triemo.training.metrics.probes import (
 from triemo.training.metrics.retrieval import Embedded, SentenceEmbedder, embed_rows, join_embedded, retrieval_scores
 from triemo.training.metrics.scores import rounded
 from triemo.training.sources import load_splits
+from triemo.training.start import check_folder
 
 __all__ = ["TASKS", "PretrainingEvaluationArguments", "main"]
 
@@ -146,6 +147,7 @@ def load_pretrained(
     Raises:
         ValueError: naming what cannot be loaded.
     """
+    check_folder(name)
     try:
         processor = TriemoProcessor.from_pretrained(name)
         architectures = TriemoConfig.from_pretrained(name).architectures or []

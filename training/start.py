@@ -31,6 +31,7 @@ __all__ = [
     "add_lora",
     "build_pretraining_model",
     "build_start",
+    "check_folder",
     "class_weights",
     "compose_model",
     "enter_as_projected",
@@ -152,6 +153,7 @@ def build_pretraining_model(args: PretrainModelArguments) -> tuple[TriemoForPreT
     if (Path(args.model) / "adapter_config.json").is_file():
         merged, processor = load_model(args.model)
         return with_heads(merged.triemo, merged.config, fields, args.towers_only), processor
+    check_folder(args.model)
     try:
         processor = TriemoProcessor.from_pretrained(args.model)
         config = TriemoConfig.from_pretrained(args.model)
@@ -239,6 +241,7 @@ def load_model(name: str, allow_new_head: bool = False) -> tuple[TriemoForEmotio
     adapter merged in. With `allow_new_head` it may be one of another head, such as pretraining's, which a warning
     says. Raises ValueError naming what cannot be loaded.
     """
+    check_folder(name)
     try:
         processor = TriemoProcessor.from_pretrained(name)
         if not (Path(name) / "adapter_config.json").is_file():
@@ -249,6 +252,14 @@ def load_model(name: str, allow_new_head: bool = False) -> tuple[TriemoForEmotio
         return model, processor
     except OSError as error:
         raise ValueError(f"model: cannot load {name}: {error}") from error
+
+
+def check_folder(name: str) -> None:
+    """Raises ValueError naming what the folder of a checkpoint lacks and the loading would not name."""
+    needed = ("config.json", "processor_config.json") if Path(name).is_dir() else ()
+    lacks = [file for file in needed if not (Path(name) / file).is_file()]
+    if lacks:
+        raise ValueError(f"model: {name} lacks {', '.join(lacks)}.")
 
 
 def adapted_weights(folder: Path) -> TriemoForEmotionClassification:
