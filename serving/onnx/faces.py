@@ -6,13 +6,33 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state
 from PIL import Image
 
 from triemo.serving.onnx.processing.face_cascade_triemo import FaceCascade
 
-__all__ = ["OnnxFaceDetector"]
+__all__ = ["OnnxFaceDetector", "load_session"]
 
 NETWORKS = ("pnet", "rnet", "onet")
+# They share no class of their own.
+_RUNTIME_ERRORS = tuple(
+    entry
+    for entry in vars(onnxruntime_pybind11_state).values()
+    if isinstance(entry, type) and issubclass(entry, Exception)
+)
+
+
+def load_session(file: Path, options: Any = None) -> Any:
+    """
+    A graph, ready to run.
+
+    Raises:
+        ValueError: a file that is missing or damaged.
+    """
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except _RUNTIME_ERRORS as error:
+        raise ValueError(f"model: cannot load {file}: {error}") from error
 
 
 class OnnxFaceDetector(FaceCascade):
@@ -27,17 +47,20 @@ class OnnxFaceDetector(FaceCascade):
 
     def __init__(self, folder: Path, options: Any = None, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._networks = {
-            name: onnxruntime.InferenceSession(
-                str(folder / f"face_{name}.onnx"), options, providers=["CPUExecutionProvider"]
-            )
-            for name in NETWORKS
-        }
+        self._networks = {name: load_session(folder / f"face_{name}.onnx", options) for name in NETWORKS}
 
     @staticmethod
     def is_in(folder: Path) -> bool:
-        """Whether the folder holds the networks."""
-        return all((folder / f"face_{name}.onnx").is_file() for name in NETWORKS)
+        """
+        Whether the folder holds the networks.
+
+        Raises:
+            ValueError: some of them are missing.
+        """
+        missing = [name for name in NETWORKS if not (folder / f"face_{name}.onnx").is_file()]
+        if missing and len(missing) < len(NETWORKS):
+            raise ValueError(f"model: {folder} lacks {', '.join(f'face_{name}.onnx' for name in missing)}.")
+        return not missing
 
     def shrunk(self, frames: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
         """As in `FaceCascade`."""

@@ -8,6 +8,8 @@ Needs onnxruntime, tokenizers, numpy, Pillow and, for sound and video files, PyA
 """
 
 import json
+import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +20,7 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-from triemo.serving.onnx.faces import OnnxFaceDetector
+from triemo.serving.onnx.faces import OnnxFaceDetector, load_session
 from triemo.serving.onnx.processing.faces_triemo import resolve_face_detector
 from triemo.serving.onnx.processing.media_sources_triemo import fetch, is_media_source
 from triemo.serving.onnx.processing.media_triemo import (
@@ -34,6 +36,8 @@ from triemo.training.export import GRAPHS, METADATA, TOKENIZER
 
 __all__ = ["OnnxConfig", "OnnxEmotionReader", "OnnxInputs"]
 
+_FLOATS = ("input_values", "pixel_values", "video_times")
+_KINDS = {name: np.float32 if name in _FLOATS else np.int64 for name in (*_FLOATS, "input_ids", *MASKS.values())}
 _PARAMETERS = ("use_sound_track", "sampling_rate", "num_frames", "frame_rate")
 
 
@@ -83,18 +87,15 @@ class OnnxEmotionReader:
             options.intra_op_num_threads = threads
         # Weights stored in int8 are expanded when the file is loaded, and not again at every call.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-        try:
-            self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's errors share no narrower class
-            raise ValueError(f"model: cannot load {file}: {error}") from error
-        described = self.session.get_modelmeta().custom_metadata_map.get(METADATA)
-        if described is None:
-            raise ValueError(f"model: {file} carries no description, expected what `triemo export` writes.")
-        facts: dict[str, Any] = json.loads(described)
+        self.session = load_session(file, options)
+        facts = _facts(file, self.session.get_modelmeta().custom_metadata_map.get(METADATA))
         self.config = OnnxConfig(
             dict(enumerate(facts["labels"])), facts["problem_type"], facts["calibration_temperature"]
         )
         folder = file.parent
+        if "vision" in facts["modalities"] and facts["vision"]["face_detector"] == "auto":
+            if facts["vision"]["do_detect_faces"] and not OnnxFaceDetector.is_in(folder):
+                print(f"triemo: {folder} has no face_*.onnx; opencv looks for faces and finds fewer.", file=sys.stderr)
 
         def make_detector(detection_size: int, min_face_size: int) -> OnnxFaceDetector | None:
             if not OnnxFaceDetector.is_in(folder):
@@ -103,6 +104,9 @@ class OnnxEmotionReader:
 
         shapes = {entry.name: entry.shape for entry in self.session.get_inputs()}
         self._inputs = OnnxInputs(facts, folder, shapes, make_detector)
+        (logits,) = self.session.run(["logits"], _least_inputs(shapes))
+        if not np.isfinite(logits).all():
+            raise ValueError(f"model: {file} answers with numbers that are not finite; export it once more.")
 
     @property
     def model(self) -> "OnnxEmotionReader":
@@ -178,6 +182,46 @@ class OnnxEmotionReader:
         return [{"label": self.config.id2label[index], "score": float(scores[index])} for index in order]
 
 
+def _facts(file: Path, described: str | None) -> dict[str, Any]:
+    """A graph's description (`training.export.folder.describe`), once it is sure to be whole."""
+    if described is None:
+        raise ValueError(f"model: {file} carries no description, expected what `triemo export` writes.")
+    try:
+        facts = json.loads(described)
+        modalities = facts["modalities"]
+        expected = ["labels", "problem_type", "calibration_temperature"]
+        expected += [name for name in modalities if name in MASKS]
+        missing = [name for name in expected if name not in facts]
+        temperature = facts.get("calibration_temperature", 1.0)
+        temperatures = temperature.values() if isinstance(temperature, dict) else [temperature]
+        is_whole = bool(facts.get("labels")) and set(modalities) <= set(MASKS) and not missing
+        is_whole = is_whole and all(0 < value < math.inf for value in temperatures)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"model: the description in {file} is damaged ({error!r}); export it once more.") from error
+    if not is_whole:
+        lacks = f"lacks {missing}" if missing else "has no labels, unknown modalities or a temperature that is none"
+        raise ValueError(f"model: the description in {file} {lacks}; export it once more.")
+    return facts
+
+
+def _least_inputs(shapes: Mapping[str, list]) -> dict[str, np.ndarray]:
+    """One step of every modality, or a tenth of a second of silence."""
+    steps = {"input_values": 1600, MASKS["audio"]: 1600}
+    values = {
+        name: np.zeros([1, steps.get(name, 1), *shape[2:]], dtype=_KINDS[name]) for name, shape in shapes.items()
+    }
+    return {name: value + 1 if name in MASKS.values() else value for name, value in values.items()}
+
+
+def _tokenizer(file: Path) -> Tokenizer:
+    if not file.is_file():
+        raise ValueError(f"model: no {file.name} beside the graph in {file.parent}.")
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # of the library, which raises no narrower class
+        raise ValueError(f"model: {file} is damaged ({error}); copy or export it once more.") from error
+
+
 class OnnxInputs:
     """
     From one input, as people give it, to the arrays that an exported graph takes.
@@ -202,11 +246,8 @@ class OnnxInputs:
         self._make_detector = make_detector
         self._detectors: dict[tuple[int, int], Any] = {}
         if "text" in self.modalities:
-            file = folder / TOKENIZER
-            if not file.is_file():
-                raise ValueError(f"model: no {TOKENIZER} beside the graph in {folder}.")
             self.pad_token_id = facts["text"]["pad_token_id"]
-            self._tokenizer = Tokenizer.from_file(str(file))
+            self._tokenizer = _tokenizer(folder / TOKENIZER)
             self._tokenizer.no_padding()
             self._tokenizer.enable_truncation(facts["text"]["max_length"])
         if "audio" in self.modalities:
@@ -270,8 +311,7 @@ class OnnxInputs:
                 )
                 given[name] = np.broadcast_to(steps, (batch, len(steps))).copy()
                 continue
-            kind = np.float32 if name in ("input_values", "pixel_values", "video_times") else np.int64
-            given[name] = np.zeros([batch, 1, *shape[2:]], dtype=kind)
+            given[name] = np.zeros([batch, 1, *shape[2:]], dtype=_KINDS[name])
         return given
 
     def modality_mask(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The reader on onnxruntime answers as the pipeline does, and needs only the packages that are named for it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -200,6 +201,74 @@ def test_scores_by_kind_of_problem_and_subset(onnx_reader):
         assert scores("single_label_classification", {"text": 9.0}) == pytest.approx(plain)
     finally:
         onnx_reader.config = kept
+
+
+def changed(exported: Path, folder: Path, **facts: Any) -> Path:
+    """A copy of an exported folder whose fp32 graph is described otherwise; None removes a field."""
+    shutil.copytree(exported, folder, ignore=shutil.ignore_patterns("model_int8.onnx"))
+    graph = onnx.load(folder / "model.onnx")
+    (entry,) = (entry for entry in graph.metadata_props if entry.key == "triemo")
+    described = {**json.loads(entry.value), **facts}
+    entry.value = json.dumps({name: value for name, value in described.items() if value is not None})
+    onnx.save(graph, folder / "model.onnx")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"labels": None}, r"lacks \['labels'\]"),
+        ({"labels": []}, "no labels"),
+        ({"text": None}, r"lacks \['text'\]"),
+        ({"modalities": ["text", "smell"]}, "unknown modalities"),
+        ({"modalities": None}, "damaged .*modalities"),
+        ({"calibration_temperature": float("nan")}, "a temperature that is none"),
+        ({"calibration_temperature": {"text": 0.0}}, "a temperature that is none"),
+        ({"calibration_temperature": "warm"}, "damaged"),
+    ],
+)
+def test_damaged_descriptions_are_named(exported, tmp_path, facts, said):
+    with pytest.raises(ValueError, match=f"description in .*{said}.*; export it once more"):
+        OnnxEmotionReader(changed(exported, tmp_path / "it", **facts))
+
+
+def test_missing_and_broken_files_are_named(exported, tmp_path, capfd):
+    def without(*names: str) -> Path:
+        folder = changed(exported, tmp_path / "-".join(names))
+        for name in names:
+            (folder / name).unlink()
+        return folder
+
+    folder = changed(exported, tmp_path / "broken")
+    for content in ("{", "{}"):
+        (folder / "tokenizer.json").write_text(content)
+        with pytest.raises(ValueError, match="tokenizer.json is damaged"):
+            OnnxEmotionReader(folder)
+    with pytest.raises(ValueError, match="no tokenizer.json beside the graph"):
+        OnnxEmotionReader(without("tokenizer.json"))
+    with pytest.raises(ValueError, match="lacks face_rnet.onnx"):
+        OnnxEmotionReader(without("face_rnet.onnx"))
+    assert capfd.readouterr().err == ""
+    OnnxEmotionReader(without("face_pnet.onnx", "face_rnet.onnx", "face_onet.onnx"))
+    assert "has no face_*.onnx; opencv looks for faces" in capfd.readouterr().err
+    whole = (exported / "model.onnx").read_bytes()
+    folder = changed(exported, tmp_path / "cut")
+    for size in (0, 100, len(whole) // 2):
+        (folder / "model.onnx").write_bytes(whole[:size])
+        with pytest.raises(ValueError, match="model: cannot load .*model.onnx"):
+            OnnxEmotionReader(folder)
+
+
+def test_weights_that_are_not_finite_are_named(exported, tmp_path):
+    folder = changed(exported, tmp_path / "nan")
+    graph = onnx.load(folder / "model.onnx")
+    for weights in graph.graph.initializer:
+        if weights.data_type == onnx.TensorProto.FLOAT and len(weights.dims) == 2:
+            values = onnx.numpy_helper.to_array(weights)
+            weights.CopyFrom(onnx.numpy_helper.from_array(np.full_like(values, np.nan), weights.name))
+    onnx.save(graph, folder / "model.onnx")
+    with pytest.raises(ValueError, match="numbers that are not finite"):
+        OnnxEmotionReader(folder)
 
 
 def test_errors_name_what_is_wrong(onnx_reader, exported, tmp_path, clips):
