@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, BertTokenizer
 
 from triemo.processing import TriemoProcessor
@@ -143,3 +144,43 @@ def test_a_missing_face_detector_is_told(tiny_checkpoint, tmp_path, capfd):
     folder = changed(tiny_checkpoint, tmp_path / "it", face_detector=None)
     load_reader(str(folder), "cpu")
     assert "has no face_detector.safetensors; opencv looks for faces" in capfd.readouterr().err
+
+
+def reweighted(folder: Path, change: Callable[[dict], None]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda tensors: tensors.pop("classifier.out_proj.weight"), "classifier.out_proj.weight"),
+        (lambda tensors: tensors["classifier.out_proj.bias"].fill_(float("nan")), "classifier.out_proj.bias"),
+        (
+            lambda tensors: tensors.update({"classifier.out_proj.bias": torch.zeros(9)}),
+            "classifier.out_proj.bias",
+        ),
+    ],
+    ids=["missing", "not finite", "wrong shape"],
+)
+def test_weights_that_are_not_the_model_s_are_named(tiny_checkpoint, tmp_path, change, said):
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "it")
+    reweighted(folder, change)
+    with pytest.raises(ValueError, match=f"(?s)model: cannot load .*{said}"):
+        load_reader(str(folder), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"calibration_temperature": float("nan")}, "calibration_temperature"),
+        ({"calibration_temperature": {"text": float("inf")}}, "calibration_temperature"),
+        ({"num_hidden_layers": 3}, "layers"),
+        ({"num_hidden_layers": 1}, "layers"),
+    ],
+)
+def test_a_config_that_is_not_the_weights_is_named(tiny_checkpoint, tmp_path, fields, said):
+    folder = changed(tiny_checkpoint, tmp_path / "it", config=lambda content: content.update(fields))
+    with pytest.raises(ValueError, match=f"(?s)model: cannot load .*{said}"):
+        load_reader(str(folder), "cpu")
