@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer
 
 from triemo.modeling import TriemoForEmotionClassification
+from triemo.processing import TriemoFeatureExtractor
 from triemo.training.corpora.labels import EMOTIONS, label2id, map_label, to_soft_target
 from triemo.training.corpora.registry import load_corpus
 from triemo.training.data.augmentation import augment_faces, augment_log_mel, normalise_faces, warp_log_mel
 from triemo.training.data.composites import SUBSETS, CompositeDataset, draw_composites, item_classes
 from triemo.training.metrics.scores import classification_scores
 from triemo.training.recipes.audio import seven_classes
+from triemo.training.recipes.joint_corpora import AllCorpora
 from triemo.training.recipes.stages import ReleaseRun, train_resumable, trainer_arguments
 from triemo.training.recipes.text import MAX_TOKENS, load_texts
 from triemo.training.recipes.vision import FacePixels
@@ -53,28 +55,43 @@ class Corpora:
 class TriModalCollator:
     """Items of `composites` as the model's tensors. A row without a modality has an all-zero mask there.
 
-    With `augment`, voices are warped and masked, and a face becomes one to four augmented frames in 4 s.
+    With `augment`, voices are warped and masked, and a face becomes one to four augmented frames in 4 s. A film's face
+    is as many frames as were taken from it, in their order.
     """
 
-    def __init__(self, corpora: Corpora, tokenizer: PreTrainedTokenizerBase, augment: bool) -> None:
+    def __init__(self, corpora: Corpora | AllCorpora, tokenizer: PreTrainedTokenizerBase, augment: bool) -> None:
         self.corpora, self.tokenizer, self.augment = corpora, tokenizer, augment
+        self.films: dict[int, list[int]] = getattr(corpora, "frames", {})
 
     def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
         batch = {"labels": torch.stack([torch.as_tensor(item["label"]) for item in items])}
         for name, build in (("text", self.texts), ("audio", self.voices), ("vision", self.faces)):
             owners = torch.tensor([index for index, item in enumerate(items) if name in item["rows"]])
             if len(owners):
-                tensors = build([items[index]["rows"][name] for index in owners])
+                tensors = build([items[index] for index in owners])
                 for key, value in tensors.items():
                     batch[key] = value.new_zeros(len(items), *value.shape[1:]).index_copy_(0, owners, value)
         return batch
 
-    def texts(self, rows: list[int]) -> dict[str, torch.Tensor]:
-        texts = [self.corpora.texts[row] for row in rows]
+    def texts(self, items: list[dict]) -> dict[str, torch.Tensor]:
+        texts = [self.corpora.texts[item["rows"]["text"]] for item in items]
+        texts = [
+            self.misheard(text) if item.get("misheard") else text for text, item in zip(texts, items, strict=True)
+        ]
         return dict(self.tokenizer(texts, truncation=True, max_length=MAX_TOKENS, padding=True, return_tensors="pt"))
 
-    def voices(self, rows: list[int]) -> dict[str, torch.Tensor]:
-        clips = [self.corpora.clips[row] for row in rows]
+    def misheard(self, text: str) -> str:
+        """Words of which a fifth to a half are another sentence's, as a speech recogniser would have them."""
+        space = " " if " " in text.strip() else ""  # Chinese is misheard by the character
+        words = text.split() if space else list(text)
+        other = self.corpora.texts[int(torch.randint(len(self.corpora.texts), ()))]
+        others = other.split() if space else list(other)
+        wrong = (torch.rand(len(words)) < 0.2 + 0.3 * torch.rand(())).tolist()
+        heard = [others[at % len(others)] if wrong[at] and others else word for at, word in enumerate(words)]
+        return space.join(heard)
+
+    def voices(self, items: list[dict]) -> dict[str, torch.Tensor]:
+        clips = [faint_noise() if item.get("silent") else self.corpora.clips[item["rows"]["audio"]] for item in items]
         if not self.augment:
             features, mask = pad_frames(clips)
             return {"input_features": features, "audio_attention_mask": mask}
@@ -89,20 +106,35 @@ class TriModalCollator:
         features = torch.where(changed[:, None, None], masked, features)
         return {"input_features": features, "audio_attention_mask": mask}
 
-    def faces(self, rows: list[int]) -> dict[str, torch.Tensor]:
-        pixels = self.corpora.pixels[rows]
-        if not self.augment:
-            images = normalise_faces(pixels, FACE_SIZE)[:, None]
-            return {"pixel_values": images, "video_attention_mask": torch.ones(len(rows), 1, dtype=torch.long)}
-        # Half of the faces are stills, the others clips of two to four frames.
-        frames = torch.where(torch.rand(len(rows)) < 0.5, 1, torch.randint(2, MAX_FRAMES + 1, (len(rows),)))
-        mask = (torch.arange(int(frames.max())) < frames[:, None]).long()
+    def faces(self, items: list[dict]) -> dict[str, torch.Tensor]:
+        rows, films = [item["rows"]["vision"] for item in items], self.films
+        pictures = [films.get(row, [row]) for row in rows]
+        counts = torch.tensor([len(found) for found in pictures])
+        if self.augment:
+            # Half of the faces are stills, the others clips of two to four frames.
+            frames = torch.where(torch.rand(len(rows)) < 0.5, 1, torch.randint(2, MAX_FRAMES + 1, (len(rows),)))
+            counts = torch.where(torch.tensor([row in films for row in rows]), counts, frames)
+        mask = (torch.arange(int(counts.max())) < counts[:, None]).long()
         owner, step = mask.nonzero(as_tuple=True)
-        images = augment_faces(pixels[owner], FACE_SIZE)
+        places = zip(owner.tolist(), step.tolist(), strict=True)
+        pixels = self.corpora.pixels[[pictures[row][at % len(pictures[row])] for row, at in places]]
+        if self.augment:
+            images = augment_faces(pixels, FACE_SIZE)
+        else:
+            images = normalise_faces(pixels, FACE_SIZE)
         values = images.new_zeros(*mask.shape, *images.shape[1:])
         values[owner, step] = images
+        if not self.augment:
+            return {"pixel_values": values, "video_attention_mask": mask}
         times = (torch.rand(mask.shape) * 4).sort(dim=1).values
         return {"pixel_values": values, "video_attention_mask": mask, "video_times": times}
+
+
+def faint_noise() -> torch.Tensor:
+    """Log-mel frames (T, M) of a second or three in which nobody speaks."""
+    samples = torch.randn(int(torch.randint(16000, 48000, ()))) * 10 ** (-2.5 - 2 * float(torch.rand(())))
+    frames = TriemoFeatureExtractor()(samples.numpy(), sampling_rate=16000)["input_features"][0]
+    return torch.as_tensor(np.asarray(frames)).float()
 
 
 class FrozenTowerTrainer(Trainer):
@@ -196,6 +228,13 @@ def train_joint(
     balance: float,
     label_smoothing: float,
     calm_weight: float | None,
+    voice_check: str | None = None,
+    face_corpora: Sequence[str] = (),
+    real: float = 0.0,
+    contradicting: float = 0.0,
+    silent: float = 0.0,
+    misheard: float = 0.0,
+    bf16: bool = True,
 ) -> dict:
     """Trains what joins the towers and saves the whole model to `<output>/<name>`.
 
@@ -211,7 +250,17 @@ def train_joint(
         label_smoothing: share of a label's mass that all classes get.
         calm_weight: what calm counts where the statistics of the audio tower teach the examples of the voice alone;
             null lets their labels teach them.
+        voice_check: stage that listed the voices of many corpora; null takes RAVDESS's voices and FER2013's faces.
+        face_corpora: of `AllCorpora`, with `voice_check`.
+        real: share of the examples that are films, one person's voice and face at once.
+        contradicting, silent, misheard: of `CompositeDataset`.
+        bf16: whether to compute in bfloat16, which some processors emulate, many times slower.
+
+    Raises:
+        ValueError: for faces of many corpora without their voices.
     """
+    if face_corpora and voice_check is None:
+        raise ValueError(f"face_corpora: got {list(face_corpora)} without voice_check, expected both or none")
     torch.manual_seed(run.seed)
     model = TriemoForEmotionClassification.from_encoders_pretrained(
         text=str(run.folder(text)),
@@ -225,8 +274,13 @@ def train_joint(
     for tower in ("text_tower", "audio_tower", "vision_tower"):
         getattr(model.triemo, tower).requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(run.folder(text))
-    train = Corpora(run.data, "train", text_corpora)
-    validation = Corpora(run.data, "validation", list(dict.fromkeys(text_corpora)))
+
+    def corpora(split: str, texts: list[str]) -> Corpora | AllCorpora:
+        if voice_check is None:
+            return Corpora(run.data, split, texts)
+        return AllCorpora(run, split, texts, voice_check, face_corpora)
+
+    train, validation = corpora("train", text_corpora), corpora("validation", list(dict.fromkeys(text_corpora)))
     trainer = FrozenTowerTrainer(
         model=model,
         args=trainer_arguments(
@@ -242,10 +296,21 @@ def train_joint(
             save_steps=200,
             save_total_limit=1,
             logging_steps=50,
+            bf16=bf16,
         ),
         calm_weight=calm_weight,
         label_smoothing=label_smoothing,
-        train_dataset=CompositeDataset(train.labels, steps * batch_size, seed=run.seed, balance=balance),
+        train_dataset=CompositeDataset(
+            train.labels,
+            steps * batch_size,
+            seed=run.seed,
+            balance=balance,
+            pairs=getattr(train, "pairs", ()),
+            real=real,
+            contradicting=contradicting,
+            silent=silent,
+            misheard=misheard,
+        ),
         data_collator=TriModalCollator(train, tokenizer, augment=True),
     )
     train_resumable(trainer)

@@ -3,7 +3,8 @@
     make checkpoint
     python training/recipes/release.py --data ../shared/data --weights ../shared/weights --output runs/small
 
-The stages and their settings are in `configs/triemo-small.yaml`; a stage's `kind` is the module that trains it.
+The stages and their settings are in `configs/triemo-small.yaml`; a stage's `kind` names what trains it. Those of
+the next checkpoint are in `configs/triemo-small-2.yaml` (`--config`).
 """
 
 import json
@@ -26,6 +27,8 @@ from triemo.training.recipes.measure import train_evaluate
 from triemo.training.recipes.stages import ReleaseRun
 from triemo.training.recipes.text import train_text
 from triemo.training.recipes.vision import train_vision
+from triemo.training.recipes.voice_states import train_voice_check, train_voice_states
+from triemo.training.recipes.voice_tower import train_left_out_corpora, train_voice_tower
 
 __all__ = ["main", "read_stages"]
 
@@ -34,6 +37,10 @@ KINDS = {
     "faces": train_faces,
     "text": train_text,
     "audio": train_audio,
+    "voice_check": train_voice_check,
+    "voice_states": train_voice_states,
+    "voice_tower": train_voice_tower,
+    "left_out_corpora": train_left_out_corpora,
     "joint": train_joint,
     "evaluate": train_evaluate,
     "benchmarks": train_benchmarks,

@@ -58,3 +58,31 @@ def test_drawn_composites_are_even_and_repeatable():
     for item in items:
         assert {LABELS[name][row][0] for name, row in item["rows"].items()} == {int(item["label"].argmax())}
     assert [item["rows"] for item in items] == [item["rows"] for item in draw_composites(LABELS, 3, seed=1)]
+
+
+def test_what_a_model_meets_besides_composites():
+    pairs = [{"audio": 3, "vision": 10}]
+    shares = {"real": 0.2, "contradicting": 0.3, "silent": 0.5, "misheard": 0.5}
+    data = CompositeDataset(LABELS, 2000, seed=0, pairs=pairs, **shares)
+    items = [data[index] for index in range(2000)]
+    assert sum(item["rows"] == pairs[0] for item in items) == pytest.approx(400, abs=60)
+    composites = [item for item in items if len(item["rows"]) > 1 and item["rows"] != pairs[0]]
+    odd = [item for item in composites if item["label"].max() < 1]
+    assert len(odd) == pytest.approx(0.3 * len(composites), rel=0.2)
+    for item in odd:
+        classes = [LABELS[name][row][0] for name, row in item["rows"].items()]
+        expected = np.bincount(classes, minlength=7) / len(classes)
+        assert np.allclose(item["label"], expected) and not item.get("silent") and not item.get("misheard")
+    for item in composites:
+        assert "audio" in item["rows"] or not item.get("silent")
+        assert "text" in item["rows"] or not item.get("misheard")
+        assert not (set(item["rows"]) == {"text", "audio"} and item.get("silent") and item.get("misheard"))
+    assert any(item.get("silent") for item in composites) and any(item.get("misheard") for item in composites)
+    assert not any(item.get("silent") or item.get("misheard") for item in items if len(item["rows"]) == 1)
+
+
+def test_shares_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="silent: got 1.5, expected a share of 0 to 1"):
+        CompositeDataset(LABELS, 5, seed=0, silent=1.5)
+    with pytest.raises(ValueError, match="real: got 0.1 without a pair"):
+        CompositeDataset(LABELS, 5, seed=0, real=0.1)
