@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from triemo.training.common import HUB_MODEL
+from triemo.training.corpora.registry import CORPORA
 from triemo.training.publish.figures import (
     details_table,
     figure_rows,
@@ -117,6 +118,7 @@ def released_card(template: str, repo: str, metrics: Mapping[str, Any], reader: 
         metrics=metrics,
         labels=list(reader.model.config.id2label.values()),
         corpora=list(metrics.get("corpora_sha256", {})),
+        licences={name: corpus.licence for name, corpus in CORPORA.items()},
         figures=figures_table(metrics),
         details=details_table(metrics),
         subgroups=find_group(metrics, "subgroups"),

@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from triemo.training.common import HUB_MODEL
+from triemo.training.corpora.registry import CORPORA
 from triemo.training.publish.card import (
     LICENSE,
     PROBES,
@@ -123,6 +124,9 @@ def test_card_of_the_release_is_made_of_its_figures(checkpoint: Path):
     assert {r.dataset_config for r in results if "composites" in r.dataset_type} == set(SUBSETS)
     measured = {r.dataset_type for r in results}
     assert measured >= {"google-research-datasets/go_emotions", "ravdess", "fer2013"}
+    ledger = [line for line in text.splitlines() if line.startswith(("| `text_tower`", "| `audio_tower`"))]
+    assert any("GoEmotions" in line and line.endswith(f"| {CORPORA['goemotions'].licence} |") for line in ledger)
+    assert any("RAVDESS" in line and line.endswith("| CC BY-NC-SA 4.0 |") for line in ledger)
 
 
 def test_what_was_measured_has_a_row_and_what_was_not_has_none(metrics):
