@@ -15,6 +15,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .image_processing_triemo import TriemoImageProcessor
+from .media_sources_triemo import MediaLimits, media_limits
 from .media_triemo import MediaInfo, load_audio, load_frames, load_image, probe_media
 from .pipeline_triemo import TASK, MultimodalEmotionRecognitionPipeline
 from .processing_triemo import TriemoProcessor
@@ -43,6 +44,7 @@ if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
 __all__ = [
     "TASK",
     "MediaInfo",
+    "MediaLimits",
     "MultimodalEmotionRecognitionPipeline",
     "TriemoFeatureExtractor",
     "TriemoImageProcessor",
@@ -50,5 +52,6 @@ __all__ = [
     "load_audio",
     "load_frames",
     "load_image",
+    "media_limits",
     "probe_media",
 ]

@@ -22,6 +22,7 @@ __all__ = [
     "check_face_detector",
     "crop_square",
     "cut_crop",
+    "find_faces",
     "follow_main_face",
     "locate_main_face",
     "resolve_face_detector",
@@ -37,6 +38,8 @@ DEFAULT_FACE_VERTICAL_OFFSET = 0.0
 # Measured on the same pictures, Haar's squares are larger than MTCNN's boxes: 1.01 of them make a picture's side.
 _HAAR_TO_MTCNN = 1.01 / 1.07
 _RETRY_BORDER = 0.5  # of the frame's longer side, on every side
+_LARGEST_BORDERED = 1920  # pixels: longer side of a frame before its border
+_BORDERED_AT_ONCE = 8
 
 _MOST_MISSES = 2  # detections in a row that a face may be missed in and still be the same face
 _FARTHEST = 0.7  # of the face's side, how far it may move between two detections
@@ -157,25 +160,39 @@ def resolve_face_detector(
     return YuNetFaceDetector(kind, detection_size)
 
 
-def locate_main_face(detector: FaceDetector, frames: Sequence[np.ndarray], detect_every: int = 1) -> np.ndarray:
-    """Boxes (frames, 4) of the main face of a clip, float64, rows of NaN where it is not seen.
+def find_faces(
+    detector: FaceDetector, frames: Sequence[np.ndarray], detect_every: int = 1
+) -> tuple[list[np.ndarray], list[int]]:
+    """All faces of a clip: for each frame looked at an array (faces, 5) of box and score, and those frames' indices.
 
     Detection runs on every `detect_every`-th frame and the last; a frame in which nothing is found is tried once more
-    with a border around it, since a face that fills the frame is hard to find. `follow_main_face` says how the main
-    face is chosen and how gaps are filled.
+    with a border around it, since a face that fills the frame is hard to find.
     """
     looked_at = sorted({*range(0, len(frames), detect_every), len(frames) - 1})
     found = _detect(detector, [frames[i] for i in looked_at])
     empty = [i for i, faces in enumerate(found) if len(faces) == 0]
-    if empty:
-        borders = [round(max(frames[looked_at[i]].shape[:2]) * _RETRY_BORDER) for i in empty]
-        bordered = [
-            np.pad(frames[looked_at[i]], ((b, b), (b, b), (0, 0)), mode="edge")
-            for i, b in zip(empty, borders, strict=True)
-        ]
-        for i, border, faces in zip(empty, borders, _detect(detector, bordered), strict=True):
-            found[i] = faces - np.array([border] * 4 + [0])
-    return follow_main_face(found, looked_at, len(frames))
+    for start in range(0, len(empty), _BORDERED_AT_ONCE):
+        some = empty[start : start + _BORDERED_AT_ONCE]
+        bordered, scales, borders = zip(*(_bordered(frames[looked_at[i]]) for i in some), strict=True)
+        for i, scale, border, faces in zip(some, scales, borders, _detect(detector, list(bordered)), strict=True):
+            found[i] = (faces - np.array([border] * 4 + [0])) / np.array([scale] * 4 + [1])
+    return found, looked_at
+
+
+def _bordered(frame: np.ndarray) -> tuple[np.ndarray, float, int]:
+    """A frame with its edge repeated around it, the scale it was shrunk by before, and the border's width."""
+    scale = min(1.0, _LARGEST_BORDERED / max(frame.shape[:2]))
+    if scale < 1.0:  # a border around a large picture is larger still, around a thin one by far
+        size = [max(1, round(side * scale)) for side in (frame.shape[1], frame.shape[0])]
+        frame = np.asarray(Image.fromarray(frame).resize((size[0], size[1]), Image.Resampling.BILINEAR))
+    border = round(max(frame.shape[:2]) * _RETRY_BORDER)
+    return np.pad(frame, ((border, border), (border, border), (0, 0)), mode="edge"), scale, border
+
+
+def locate_main_face(detector: FaceDetector, frames: Sequence[np.ndarray], detect_every: int = 1) -> np.ndarray:
+    """Boxes (frames, 4) of the main face of a clip, float64, rows of NaN where it is not seen: `find_faces`, of which
+    `follow_main_face` picks one."""
+    return follow_main_face(*find_faces(detector, frames, detect_every), len(frames))
 
 
 @dataclass

@@ -23,6 +23,8 @@ __all__ = ["TriemoFeatureExtractor"]
 logger = logging.get_logger(__name__)
 
 _DEFAULT_SIZES = {"log_mel": 80, "mfcc": 40, "waveform": 1}
+# What the library's base class keeps, and what stands in its files.
+_BASE_FIELDS = {"auto_map", "feature_extractor_type", "padding_side", "processor_class", "return_attention_mask"}
 _MEL_CEILING_HZ = 8000.0
 _CHUNK_FRAMES = 6000  # one minute at 100 Hz: the spectrum of an hour is never in memory at once
 
@@ -50,7 +52,7 @@ class TriemoFeatureExtractor(SequenceFeatureExtractor):
         padding_value: what fills a batch's shorter clips.
 
     Raises:
-        ValueError: unknown feature type, or a size that cannot be.
+        ValueError: unknown feature type or field, or a size that cannot be.
     """
 
     def __init__(
@@ -69,6 +71,9 @@ class TriemoFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"feature_type must be one of {sorted(_DEFAULT_SIZES)}, got {feature_type!r}.")
         if "n_mfcc" in kwargs:  # the base class would keep it as an attribute that nothing reads
             raise ValueError("The number of cepstral coefficients is feature_size, got n_mfcc.")
+        unknown = sorted(set(kwargs) - _BASE_FIELDS)
+        if unknown:
+            raise ValueError(f"Unknown field(s) {unknown}; TriemoFeatureExtractor knows those of its signature.")
         feature_size = _DEFAULT_SIZES[feature_type] if feature_size is None else feature_size
         sizes = {"feature_size": feature_size, "n_fft": n_fft, "hop_length": hop_length, "n_mels": n_mels}
         for field, size in sizes.items():

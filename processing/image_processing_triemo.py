@@ -4,7 +4,7 @@ Shapes: B clips, F frames of the longest clip, C channels (1 grey or 3), H and W
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from .pictures_triemo import (
     picture_arrays,
     read_clips,
 )
+from .presence_triemo import say_once
 
 __all__ = ["FACE_DETECTOR_FILE", "TriemoImageProcessor"]
 
@@ -64,6 +65,8 @@ class TriemoImageProcessor(BaseImageProcessor):
         images: Any,
         times: Sequence | None = None,
         return_tensors: str | TensorType | None = None,
+        without_face: Sequence[str] | None = None,
+        return_notes: bool = False,
         **kwargs: Any,
     ) -> BatchFeature:
         """Prepares clips of faces.
@@ -76,26 +79,38 @@ class TriemoImageProcessor(BaseImageProcessor):
             times: seconds of each frame: for each clip a sequence as long as the clip, or None; for a single clip the
                 sequence itself. A video file's own times are used where none are given.
             return_tensors: "pt" or "np"; None gives NumPy arrays too.
+            without_face: for each clip what it is if no face is found in it: "absent", "whole" or "crop" (whole if it
+                looks like a face crop). By default a single picture is "whole", a clip "absent".
+            return_notes: add `notes`, a list for each clip of what was noticed (several faces, none, read whole). They
+                are no tensors and not for the model. Otherwise each kind is logged once.
             **kwargs: any field of the processor, for this call.
 
         Returns:
             `pixel_values` (B, F, C, H, W) float32, `video_attention_mask` (B, F) int64, both 0 where there is no frame
             or no face in it, and, if any clip has times, `video_times` (B, F) float32 in seconds (a clip without times
             among them is taken at `frame_rate`, else 4 Hz). A clip in which no face is found is masked altogether,
-            with a warning: to the model it is a sample without that modality, and alone it is refused there.
+            with a warning: to the model it is a sample without that modality, and alone it is refused there. A still
+            in which none is found at any size is taken whole, unless it is all of one colour.
 
         Raises ValueError for no frames, unreadable media, wrong shapes, types or values (NaN), times that do not match
         the frames, an unknown keyword.
         """
         settings = self._settings(kwargs)
-        clips = read_clips(images, times, settings["num_frames"], settings["frame_rate"])
-        data, missed = picture_arrays(clips, settings, lambda: self._detector(settings))
+        clips = read_clips(images, times, settings["num_frames"], settings["frame_rate"], without_face)
+        data, notes = picture_arrays(clips, settings, self._detector)
+        features = BatchFeature(data=data, tensor_type=return_tensors)
+        if return_notes:
+            features["notes"] = notes
+            return features
+        seen = [bool(row.any()) for row in data["video_attention_mask"]]
+        missed = [index for index, clip in enumerate(clips) if clip.frames and not seen[index]]
         if missed:
             logger.warning(
                 f"No face was found in clip(s) {missed} of {len(clips)}: video_attention_mask is 0 there. Pass "
                 "face_detector=None for pictures that are face crops already."
             )
-        return BatchFeature(data=data, tensor_type=return_tensors)
+        say_once(logger, [note for row, said in zip(seen, notes, strict=True) if row for note in said])
+        return features
 
     def detect_faces(self, frames: Any, **kwargs: Any) -> list[np.ndarray | None]:
         """The main face of one clip: for each frame x0, y0, x1, y1 in its pixels (float64), None where it is not seen.
@@ -108,14 +123,14 @@ class TriemoImageProcessor(BaseImageProcessor):
         if len(clips) != 1:
             raise ValueError(f"detect_faces takes one clip, got {len(clips)}")
         settings = self._settings(kwargs)
-        boxes = face_boxes(clips[0].frames, settings, lambda: self._detector(settings))
+        boxes, _ = face_boxes(clips[0].frames, settings, self._detector)
         return [None if np.isnan(box).any() else box for box in boxes]
 
     def _settings(self, overrides: dict[str, Any]) -> dict[str, Any]:
         current = {name: getattr(self, name) for name in DEFAULT_IMAGE_SETTINGS}
         return checked_image_settings({**current, **overrides})
 
-    def _detector(self, settings: dict[str, Any]) -> FaceDetector | None:
+    def _detector(self, settings: Mapping[str, Any]) -> FaceDetector | None:
         kind = settings["face_detector"] if settings["do_detect_faces"] else None
         if kind is None or callable(kind):
             return kind
@@ -132,8 +147,9 @@ class TriemoImageProcessor(BaseImageProcessor):
         in the same folder or repository, if it is there. `face_detector_weights=<path>` takes another file."""
         path = kwargs.pop("face_detector_weights", None)
         hub = {name: kwargs[name] for name in _HUB_KEYS if kwargs.get(name) is not None}
-        loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        processor = loaded[0] if isinstance(loaded, tuple) else loaded
+        wants_unused = kwargs.pop("return_unused_kwargs", False)
+        # Always asked for: a pipeline hands on what is the model's, which `from_dict` would refuse.
+        processor, unused = super().from_pretrained(pretrained_model_name_or_path, return_unused_kwargs=True, **kwargs)
         name = os.fspath(pretrained_model_name_or_path)
         if path is None and os.path.isfile(name):
             beside = os.path.join(os.path.dirname(name), FACE_DETECTOR_FILE)
@@ -142,7 +158,17 @@ class TriemoImageProcessor(BaseImageProcessor):
             path = cached_file(name, FACE_DETECTOR_FILE, _raise_exceptions_for_missing_entries=False, **hub)
         if path is not None:
             processor._face_detector_weights = load_mtcnn_weights(path)
-        return loaded
+        return (processor, unused) if wants_unused else processor
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As every image processor's, but a field that nothing knows is a ValueError rather than left out, unless
+        `return_unused_kwargs` gives it back."""
+        unknown = sorted(set(kwargs) - set(DEFAULT_IMAGE_SETTINGS) - {"return_unused_kwargs"})
+        if unknown and not kwargs.get("return_unused_kwargs", False):
+            known = sorted(DEFAULT_IMAGE_SETTINGS)
+            raise ValueError(f"Unknown keyword(s) {unknown}; TriemoImageProcessor knows {known}")
+        return super().from_dict(image_processor_dict, **kwargs)
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any

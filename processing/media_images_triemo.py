@@ -1,17 +1,44 @@
 """Still images from whatever people hold them in, always as an upright RGB picture."""
 
 import struct
-from collections.abc import Mapping, Sequence
-from typing import Any
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .media_sources_triemo import is_media_source, is_tensor, open_source
+from .media_sources_triemo import MediaLimitError, current_limits, is_media_source, is_tensor, open_source
 
-__all__ = ["load_image", "split_frames"]
+__all__ = [
+    "animation_frames",
+    "load_image",
+    "open_image",
+    "picture_kind",
+    "read_still",
+    "shrink_factor",
+    "split_frames",
+]
 
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# What Pillow and its plugins raise for damaged files, by the plugin.
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
+# Pillow tries all it knows by default, and EPS starts Ghostscript on the file.
+_FORMATS = "AVIF BMP GIF HEIF JPEG JPEG2000 MPO PNG PPM TIFF WEBP".split()
+_ANIMATIONS = ("AVIF", "GIF", "PNG", "WEBP")
+_LARGE_SIDE = 2048  # pixels: what is at least twice as long is shrunk by a whole factor, and stays longer than this
 
 
 def load_image(source: Any) -> Image.Image:
@@ -25,10 +52,12 @@ def load_image(source: Any) -> Image.Image:
 
     Returns:
         The image in mode "RGB": EXIF orientation applied, transparency composited over white, 16-bit greys scaled to
-        8 bits, the first picture of an animation.
+        8 bits, the first picture of an animation. A file of 4,096 pixels or more on its longer side is shrunk while
+        it is decoded, by a whole factor (`shrink_factor`).
 
     Raises:
-        ValueError: unreadable or damaged file, wrong shape, no pixels, values out of range, NaN or infinite.
+        ValueError: unreadable or damaged file, wrong shape, no pixels, values out of range, NaN or infinite, or a
+            size beyond `MediaLimits`.
     """
     if isinstance(source, Image.Image):
         return _rgb(source, "the given PIL image")
@@ -42,14 +71,104 @@ def load_image(source: Any) -> Image.Image:
             f"{type(source).__module__}.{type(source).__name__}."
         )
     with open_source(source) as (file, name):
-        try:
-            with Image.open(file) as image:
+        return read_still(file, name)
+
+
+def read_still(file: BinaryIO, name: str) -> Image.Image:
+    """The picture in an open file, or an animation's first; result and errors as of `load_image`."""
+    with open_image(file, name) as image:
+        factor = shrink_factor(image.width, image.height)
+        if factor > 1:
+            image.draft(None, (image.width // factor, image.height // factor))  # of JPEG alone, and its powers of two
+            factor = shrink_factor(image.width, image.height)
+        image.load()
+        return _rgb(_reduced(image, factor), name)
+
+
+@contextmanager
+def open_image(file: BinaryIO, name: str) -> Iterator[Image.Image]:
+    """
+    A file as a Pillow image that is not decoded yet; what goes wrong inside the block is the file's fault.
+
+    Raises:
+        ValueError: not an image, damaged, or of a size beyond `MediaLimits`.
+    """
+    file.seek(0)
+    try:
+        with Image.open(file, formats=_known_formats()) as image:
+            current_limits().check_size(image.width, image.height, name)
+            yield image
+    except UnidentifiedImageError as error:
+        raise ValueError(f"Cannot read an image from {name}: not an image file.") from error
+    except MediaLimitError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise MediaLimitError(f"Cannot read an image from {name}: {error}.") from error
+    except _BROKEN as error:
+        raise ValueError(f"Cannot read an image from {name}: {error}.") from error
+
+
+@lru_cache(maxsize=1)
+def _known_formats() -> list[str]:
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def shrink_factor(width: int, height: int) -> int:
+    """By which whole factor a picture is shrunk when it is decoded: 1 below 4,096 pixels on the longer side."""
+    return max(1, max(width, height) // _LARGE_SIDE)
+
+
+def _reduced(image: Image.Image, factor: int) -> Image.Image:
+    if factor == 1:
+        return image
+    if image.mode in ("1", "P") or image.mode.startswith("I;16"):  # modes that cannot be averaged
+        return image.resize((max(1, image.width // factor), max(1, image.height // factor)), Image.Resampling.NEAREST)
+    exif = image.getexif()
+    reduced = image.reduce(factor)
+    reduced.info["exif"] = exif.tobytes()  # with the orientation, which `reduce` leaves behind
+    return reduced
+
+
+def picture_kind(file: BinaryIO, name: str) -> tuple[str, bool] | None:
+    """
+    The format of a picture file, by Pillow's name, and whether it has several pictures in time (they are not counted,
+    which would read all of it); None if it is no picture, or one that Pillow cannot open.
+
+    Raises:
+        MediaLimitError: a size beyond `MediaLimits`.
+    """
+    try:
+        with open_image(file, name) as image:
+            animated = image.format in _ANIMATIONS and bool(getattr(image, "is_animated", False))
+            return str(image.format), animated
+    except MediaLimitError:
+        raise
+    except ValueError:
+        return None
+
+
+def animation_frames(file: BinaryIO, name: str) -> Iterator[tuple[float, Image.Image]]:
+    """
+    The pictures of an animation by Pillow, each with the second at which it appears, as they are decoded.
+
+    Raises:
+        ValueError: not even the first picture can be read, or more pictures than the limit.
+    """
+    limits = current_limits()
+    with open_image(file, name) as image:
+        seconds = 0.0
+        for index in range(int(limits.animation_frames) + 1):
+            try:
+                image.seek(index)
                 image.load()
-                return _rgb(image, name)
-        except UnidentifiedImageError as error:
-            raise ValueError(f"Cannot read an image from {name}: not an image file.") from error
-        except _BROKEN as error:
-            raise ValueError(f"Cannot read an image from {name}: {error}.") from error
+            except _BROKEN:
+                if index == 0:
+                    raise
+                return  # the end, or where a damaged file breaks off
+            limits.check("animation_frames", index + 1, name, f"an animation of more than {index} pictures")
+            yield seconds, _rgb(image.copy(), name)
+            seconds += (image.info.get("duration") or 100) / 1000
 
 
 def split_frames(source: Any) -> list[Any]:

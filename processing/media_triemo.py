@@ -7,12 +7,20 @@ import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from .media_images_triemo import load_image, split_frames
+from .media_images_triemo import (
+    animation_frames,
+    load_image,
+    picture_kind,
+    read_still,
+    shrink_factor,
+    split_frames,
+)
 from .media_sources_triemo import (
+    current_limits,
     decode_frames,
     first_stream,
     import_av,
@@ -26,6 +34,8 @@ __all__ = [
     "SOURCE_FRAME_RATE",
     "MediaInfo",
     "check_sampling_rate",
+    "from_rated_array",
+    "is_rated_array",
     "load_audio",
     "load_frames",
     "load_image",
@@ -36,8 +46,11 @@ __all__ = [
 
 _MOST_CHANNELS = 32  # more rows than this are samples: (samples, channels), as soundfile gives them
 _FULL_SCALE = {"int8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31}
+_LARGEST_FLOAT = 8.0  # of full scale; louder floats are not -1..1 but most likely -32768..32767
+_CANCELLED = 0.01  # energy of the channels' mean over theirs, below which they are in opposite phase
 _SILENCE_SECONDS = 0.02  # a longer gap in a video's sound is filled, so that sound and picture stay together
 SOURCE_FRAME_RATE = 25.0  # Hz, of a list of frames, which carries no clock, and of a stream that states no rate
+_BY_FFMPEG = ("GIF", "PNG")  # animations that it decodes; of WebP and AVIF it gives one picture or none
 _TIME_TOLERANCE_SECONDS = 1e-4  # a frame stamped 0.04 s is the one shown at 0.0399999 s
 _REORDERED_FRAMES = 20  # more than any codec holds back: a key frame is safe to start from that long before a target
 
@@ -69,7 +82,15 @@ def probe_media(source: Any) -> MediaInfo:
     if not is_media_source(source):
         frames = split_frames(source)
         return MediaInfo(False, True, None, None, *load_image(frames[0]).size)
-    with open_source(source) as (file, name), open_container(file, name) as container:
+    with open_source(source) as (file, name):
+        kind = picture_kind(file, name)
+        if kind is not None and not kind[1]:
+            return MediaInfo(False, True, None, None, *read_still(file, name).size)
+        return _probed(file, name)
+
+
+def _probed(file: BinaryIO, name: str) -> MediaInfo:
+    with open_container(file, name) as container:
         audio, video = first_stream(container, "audio"), first_stream(container, "video")
         if audio is None and video is None:
             raise ValueError(f"Cannot read media from {name}: it has neither sound nor picture.")
@@ -92,33 +113,45 @@ def start_seconds(container: Any) -> float:
 # ----- sound ---------------------------------------------------------------------------------------------------------
 
 
-def load_audio(source: Any, sampling_rate: int = 16000) -> np.ndarray:
+def load_audio(source: Any, sampling_rate: int = 16000, notes: list[str] | None = None) -> np.ndarray:
     """Load sound as one channel at one rate.
 
     Args:
         source: sound or video file as path, http(s) or file URL, bytes or `{"bytes", "path"}`;
             `{"array", "sampling_rate"}` (or "raw" for "array") with an array of shape (samples,) or
             (channels, samples); an array, tensor or list of floats, which is taken as sampled at `sampling_rate`
-            already; a torchcodec decoder, which `datasets` gives with `decode=True`.
+            already; a torchcodec decoder, which `datasets` gives with `decode=True`; a tuple of a rate and an array of
+            shape (samples,) or (samples, channels), as Gradio and SciPy give it, or of an array and a rate, as
+            torchaudio and soundfile do.
         sampling_rate: of the result, in Hz.
+        notes: a list to which is added what the caller should know of this sound.
 
     Returns:
-        Float32 array of shape (samples,), nominally within -1..1: full scale of the source is 1. Where the sound of
-        a video begins late or has gaps, silence fills them, so that sample n is at n / sampling_rate seconds on the
-        clock of `load_frames`.
+        Float32 array of shape (samples,), nominally within -1..1: full scale of the source is 1. Channels are
+        averaged; where they cancel each other out (opposite phase), the strongest is taken. Where the sound of a video
+        begins late or has gaps, silence fills them, so that sample n is at n / sampling_rate seconds on the clock of
+        `load_frames`.
 
     Raises:
         ValueError: unreadable source, no sound track, nothing that can be decoded, no samples, NaN or infinite
-            samples, wrong rank or type, unstated or impossible rate. Of a damaged file what can be decoded is
-            returned.
+            samples, floats far outside -1..1, wrong rank or type, unstated or impossible rate, or beyond
+            `MediaLimits`. Of a damaged file what can be decoded is returned.
     """
     sampling_rate = check_sampling_rate(sampling_rate)
     if is_media_source(source):
-        with open_source(source) as (file, name), open_container(file, name) as container:
-            return _decode_audio(container, sampling_rate, name)
+        with open_source(source) as (file, name):
+            with open_container(file, name) as container:
+                waveform, strongest = _decode_audio(container, sampling_rate, name)
+            if strongest is not None:
+                with open_container(file, name) as container:
+                    waveform, _ = _decode_audio(container, sampling_rate, name, channel=strongest)
+                _tell_cancelled(strongest, notes)
+            return waveform
     if hasattr(source, "get_all_samples"):
         samples = source.get_all_samples()
         source = {"array": samples.data, "sampling_rate": samples.sample_rate}
+    elif is_rated_array(source):
+        source = from_rated_array(source)
     if isinstance(source, Mapping):
         array = source.get("array", source.get("raw"))
         if array is None:
@@ -130,16 +163,40 @@ def load_audio(source: Any, sampling_rate: int = 16000) -> np.ndarray:
             raise ValueError('Sound given as {"array", ...} must state its "sampling_rate" in Hz, got none.')
         from .resampling_triemo import resample  # here only: it imports torch, which files are read without
 
-        return resample(waveform_from_array(array), check_sampling_rate(source["sampling_rate"]), sampling_rate)
-    return waveform_from_array(source)
+        rate = check_sampling_rate(source["sampling_rate"])
+        current_limits().check_sampling_rate(rate, "an array")
+        return resample(waveform_from_array(array, notes), rate, sampling_rate)
+    return waveform_from_array(source, notes)
 
 
-def waveform_from_array(array: Any) -> np.ndarray:
+def is_rated_array(source: Any) -> bool:
+    """Whether it is a tuple of a sampling rate and an array or tensor, in either order."""
+    if not isinstance(source, tuple) or len(source) != 2:
+        return False
+    return any(
+        isinstance(rate, (int, float, np.number)) and (isinstance(array, np.ndarray) or is_tensor(array))
+        for rate, array in (source, source[::-1])
+    )
+
+
+def from_rated_array(source: tuple) -> dict[str, Any]:
+    """Such a tuple as `{"array", "sampling_rate"}`, the array with its channels first."""
+    rate_first = isinstance(source[0], (int, float, np.number))
+    rate, array = source if rate_first else source[::-1]
+    # Gradio and SciPy, with the rate first, give (samples, channels); so does soundfile, torchaudio does not.
+    if array.ndim == 2 and (rate_first or array.shape[0] > _MOST_CHANNELS >= array.shape[1]):
+        array = array.T
+    return {"array": array, "sampling_rate": rate}
+
+
+def waveform_from_array(array: Any, notes: list[str] | None = None) -> np.ndarray:
     """Samples in memory as a float32 mono waveform of shape (samples,); ValueError for what is not sound.
 
     Args:
-        array: array, tensor or list of shape (samples,) or (channels, samples), whose channels are averaged. Floats
-            are taken as they are; int8, int16, int32 and uint8 (unsigned PCM, silence at 128) are scaled to -1..1.
+        array: array, tensor or list of shape (samples,) or (channels, samples), whose channels are averaged (of
+            channels in opposite phase the strongest is taken). Floats are taken as they are and must be within -1..1
+            or near it; int8, int16, int32 and uint8 (unsigned PCM, silence at 128) are scaled to -1..1.
+        notes: as in `load_audio`.
     """
     if is_tensor(array):
         array = array.detach().cpu()
@@ -164,35 +221,104 @@ def waveform_from_array(array: Any) -> np.ndarray:
         array = (array.astype(np.float64) - 128) / 128
     elif array.dtype.kind != "f":
         raise ValueError(f"Sound must hold floats, int8, int16, int32 or uint8, got {array.dtype}.")
-    waveform = (array.mean(axis=0) if array.ndim == 2 else array).astype(np.float32)
+    mono = array.mean(axis=0) if array.ndim == 2 else array
+    if array.ndim == 2 and len(array) > 1:
+        apart = np.square(array, dtype=np.float64).sum(axis=1)
+        if np.square(mono, dtype=np.float64).sum() < _CANCELLED * apart.mean():
+            mono = array[apart.argmax()]
+            _tell_cancelled(int(apart.argmax()), notes)
+    waveform = mono.astype(np.float32)
     if not np.isfinite(waveform).all():
         raise ValueError(f"Sound must hold finite samples, got {np.sum(~np.isfinite(waveform))} NaN or infinite ones.")
+    largest = float(np.abs(waveform).max())
+    if largest > _LARGEST_FLOAT:
+        raise ValueError(
+            f"Sound given as floats must be within -1..1, got a sample of {largest:g}; divide 16-bit values by 32768 "
+            "or give them as int16."
+        )
     return waveform
 
 
-def _decode_audio(container: Any, sampling_rate: int, name: str) -> np.ndarray:
+def _tell_cancelled(channel: int, notes: list[str] | None) -> None:
+    if notes is not None:
+        notes.append(f"audio: the channels cancel each other out (opposite phase), so only channel {channel} was read")
+
+
+def _decode_audio(
+    container: Any, sampling_rate: int, name: str, channel: int | None = None
+) -> tuple[np.ndarray, int | None]:
+    """The waveform of all channels' mean, or of one, and which channel to take instead where the mean cancels."""
     stream = first_stream(container, "audio")
     if stream is None:
         kinds = sorted({stream.type for stream in container.streams}) or ["no streams"]
         raise ValueError(f"Cannot read sound from {name}: it has no sound track (found: {', '.join(kinds)}).")
     errors: list[Exception] = []
-    chunks = list(_resampled(container, stream, sampling_rate, errors))
+    energies = _Energies()
+    limits, samples, chunks = current_limits(), 0, []
+    for chunk in _resampled(container, stream, sampling_rate, errors, energies, channel, name):
+        samples += len(chunk)
+        limits.check("seconds", samples / sampling_rate, name, f"sound of more than {limits.seconds:g} seconds")
+        chunks.append(chunk)
     if not chunks:
         raise ValueError(f"Cannot read sound from {name}: {errors[-1] if errors else 'the sound track is empty'}.")
     waveform = np.concatenate(chunks)
     if not np.isfinite(waveform).all():
         raise ValueError(f"Cannot read sound from {name}: it holds NaN or infinite samples.")
-    return waveform
+    return waveform, energies.strongest_of_cancelled() if channel is None else None
 
 
-def _resampled(container: Any, stream: Any, sampling_rate: int, errors: list[Exception]) -> Iterator[np.ndarray]:
+class _Energies:
+    """Of the channels of a sound and of their mean, added up frame by frame as they are decoded."""
+
+    def __init__(self) -> None:
+        self.mixed = 0.0
+        self.apart = np.zeros(0)
+
+    def add(self, channels: np.ndarray) -> None:
+        """Samples (channels, samples) of one frame, in any unit."""
+        if len(channels) < 2:
+            return
+        if len(self.apart) != len(channels):
+            self.mixed, self.apart = 0.0, np.zeros(len(channels))
+        values = channels.astype(np.float32) - (128 if channels.dtype == np.uint8 else 0)
+        self.mixed += float(np.square(values.mean(axis=0)).sum())
+        self.apart += np.square(values).sum(axis=1)
+
+    def strongest_of_cancelled(self) -> int | None:
+        if len(self.apart) == 0 or self.mixed >= _CANCELLED * self.apart.mean():
+            return None
+        return int(self.apart.argmax())
+
+
+def _resampled(
+    container: Any,
+    stream: Any,
+    sampling_rate: int,
+    errors: list[Exception],
+    energies: _Energies,
+    channel: int | None,
+    name: str,
+) -> Iterator[np.ndarray]:
     make_resampler = import_av().AudioResampler
     resampler: Any = None
     setup = None
     keep_time = first_stream(container, "video") is not None
     clock = start_seconds(container)
     latest = clock + (container.duration or 0) / 1e6  # a broken time stamp must not become hours of silence
+    limits = current_limits()
+    states_floats = str(stream.codec_context.name).startswith("pcm_f")
     for frame in decode_frames(container, stream, errors):
+        limits.check_sampling_rate(frame.sample_rate, name)
+        channels = _channels(frame) if states_floats or frame.layout.nb_channels > 1 else np.zeros((0, 0))
+        if states_floats and np.abs(channels).max(initial=0.0) > _LARGEST_FLOAT:
+            raise ValueError(
+                f"Cannot read sound from {name}: its floats must be within -1..1, got a sample of "
+                f"{np.abs(channels).max():g}."
+            )
+        if channel is None:
+            energies.add(channels)
+        elif channel < len(channels):
+            frame = _mono(frame, channels[channel])
         now = (frame.format.name, frame.layout.name, frame.sample_rate)
         gap = frame.time - clock if keep_time and frame.time is not None and frame.time <= latest else 0.0
         # New at the beginning, after a gap, and where a broadcast changes its sound on the way.
@@ -200,6 +326,7 @@ def _resampled(container: Any, stream: Any, sampling_rate: int, errors: list[Exc
             if resampler is not None:
                 yield from _floats(resampler.resample(None))
             if gap > _SILENCE_SECONDS:
+                limits.check("seconds", gap, name, f"a gap of {gap:.0f} seconds in the sound")
                 yield np.zeros(round(gap * sampling_rate), dtype=np.float32)
             # 32-bit integers on purpose: to float FFmpeg mixes channels down without normalising, and stereo clips.
             resampler, setup = make_resampler(format="s32", layout="mono", rate=sampling_rate), now
@@ -207,6 +334,19 @@ def _resampled(container: Any, stream: Any, sampling_rate: int, errors: list[Exc
         clock = (clock if frame.time is None else frame.time) + frame.samples / frame.sample_rate
     if resampler is not None:
         yield from _floats(resampler.resample(None))
+
+
+def _channels(frame: Any) -> np.ndarray:
+    """A decoded frame as (channels, samples), in its own unit."""
+    samples = frame.to_ndarray()
+    return samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T
+
+
+def _mono(frame: Any, samples: np.ndarray) -> Any:
+    """One channel's samples as a frame with the time and rate of the whole."""
+    mono = type(frame).from_ndarray(np.ascontiguousarray(samples)[None], format=frame.format.name, layout="mono")
+    mono.sample_rate, mono.time_base, mono.pts = frame.sample_rate, frame.time_base, frame.pts
+    return mono
 
 
 def _floats(frames: list[Any]) -> Iterator[np.ndarray]:
@@ -291,30 +431,75 @@ def load_frames(
         return [np.asarray(load_image(items[index])) for index in kept], times[kept]
 
     with open_source(source) as (file, name):
-        with open_container(file, name) as container:
-            timeline = _timeline(container, name)
-        if timeline is None:
-            with open_container(file, name) as container:
-                timeline = _counted_timeline(container)
-        targets = _targets(timeline, num_frames, frame_rate, max_frames)
-        with open_container(file, name) as container:
-            picked = _pick(container, targets, timeline.keyframes, name)
-        if targets is not None and len(picked) < len(targets) and frame_rate is None:
-            # Fewer distinct frames than asked for: either the clip has no more, or they are unevenly spaced.
-            with open_container(file, name) as container:
-                every = _pick(container, None, (), name, limit=len(targets) + 1)
-            picked = every if len(every) <= len(targets) else picked
+        kind = picture_kind(file, name)
+        if kind is None or kind[1] and kind[0] in _BY_FFMPEG:
+            picked = _frames_of_video(file, name, num_frames, frame_rate, max_frames)
+        elif kind[1]:
+            picked = _frames_of_animation(file, name, num_frames, frame_rate, max_frames)
+        else:
+            picked = [(0.0, np.asarray(read_still(file, name)))]
     return [frame for _, frame in picked], np.array([seconds for seconds, _ in picked], dtype=np.float64)
+
+
+def _frames_of_video(
+    file: BinaryIO, name: str, num_frames: int | None, frame_rate: float | None, max_frames: int | None
+) -> list[tuple[float, np.ndarray]]:
+    with open_container(file, name) as container:
+        timeline = _timeline(container, name)
+    if timeline is None:
+        with open_container(file, name) as container:
+            timeline = _counted_timeline(container, name)
+    targets = _targets(timeline, num_frames, frame_rate, max_frames)
+    keyframes = timeline.keyframes
+    try:
+        with open_container(file, name) as container:
+            picked = _pick(container, targets, keyframes, name)
+    except ValueError:
+        if not keyframes:
+            raise
+        # The index of a damaged file may point nowhere: without jumps, then.
+        with open_container(file, name) as container:
+            picked = _pick(container, targets, (), name)
+    if targets is not None and len(picked) < len(targets) and frame_rate is None:
+        # Fewer distinct frames than asked for: either the clip has no more, or they are unevenly spaced.
+        with open_container(file, name) as container:
+            every = _pick(container, None, (), name, limit=len(targets) + 1)
+        picked = every if len(every) <= len(targets) else picked
+    return picked
+
+
+def _frames_of_animation(
+    file: BinaryIO, name: str, num_frames: int | None, frame_rate: float | None, max_frames: int | None
+) -> list[tuple[float, np.ndarray]]:
+    times = [seconds for seconds, _ in animation_frames(file, name)]
+    step = times[-1] / (len(times) - 1) if len(times) > 1 else 1 / SOURCE_FRAME_RATE
+    targets = _targets(_Timeline(0.0, times[-1] + step), num_frames, frame_rate, max_frames)
+    wanted = set(range(len(times)))
+    if targets is not None and (len(targets) < len(times) or frame_rate is not None):
+        shown = np.searchsorted(times, np.asarray(targets) + _TIME_TOLERANCE_SECONDS, side="right") - 1
+        wanted = set(shown.tolist())
+    return [
+        (seconds, np.asarray(picture))
+        for index, (seconds, picture) in enumerate(animation_frames(file, name))
+        if index in wanted
+    ]
 
 
 def upright(frame: Any) -> np.ndarray:
     """A decoded frame as RGB (height, width, 3) uint8, turned and mirrored as its display matrix says.
 
     The matrix maps stored to shown positions, x' = a x + c y and y' = b x + d y (FFmpeg, libavutil/display.h); as
-    players do, it is rounded to quarter turns.
+    players do, it is rounded to quarter turns. Frames of 4,096 pixels or more are shrunk as stills are.
     """
+    factor = shrink_factor(frame.width, frame.height)
+    if factor > 1:
+        width, height = max(1, frame.width // factor), max(1, frame.height // factor)
+        turned = frame.side_data
+        frame = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
+    else:
+        turned = frame.side_data
     pixels = frame.to_ndarray(format="rgb24")
-    side_data = frame.side_data.get(import_av().sidedata.sidedata.Type.DISPLAYMATRIX) if frame.side_data else None
+    side_data = turned.get(import_av().sidedata.sidedata.Type.DISPLAYMATRIX) if turned else None
     if side_data is None:
         return pixels
     a, b, _, c, d = np.frombuffer(bytes(side_data), dtype=np.int32)[:5].tolist()
@@ -358,6 +543,8 @@ def _video(container: Any, name: str) -> Any:
     if stream is None:
         kinds = sorted({stream.type for stream in container.streams}) or ["no streams"]
         raise ValueError(f"Cannot read frames from {name}: it has no picture track (found: {', '.join(kinds)}).")
+    context = stream.codec_context
+    current_limits().check_size(context.width or 1, context.height or 1, name, "frame_pixels")
     return stream
 
 
@@ -376,20 +563,23 @@ def _timeline(container: Any, name: str) -> _Timeline | None:
     # Only these two keep an index on the clock of the frames; Matroska reads it at the first seek.
     if container.format.name.startswith(("mov", "matroska")) and stream.average_rate:
         if container.format.name.startswith("matroska"):
-            container.seek(stream.start_time or 0, stream=stream)
+            with suppress(import_av().FFmpegError, OSError):  # a file cut off early has no index
+                container.seek(stream.start_time or 0, stream=stream)
         keyframes = sorted(entry.timestamp for entry in getattr(stream, "index_entries", ()) if entry.is_keyframe)
     return _Timeline(start, duration, keyframes) if duration > 0 else None
 
 
-def _counted_timeline(container: Any) -> _Timeline:
+def _counted_timeline(container: Any, name: str) -> _Timeline:
     """The timeline of a stream or recording without a stated duration, by reading its packets without decoding."""
     av = import_av()
     stream: Any = first_stream(container, "video")
     spans: list[tuple[int, int]] = []
     count = 0
+    limits, field = current_limits(), _frames_field(container)
     with suppress(av.FFmpegError, OSError):  # a file that breaks off is as long as what could be read of it
         for packet in container.demux(stream):
             count += packet.size > 0
+            limits.check(field, count, name, f"a video of more than {getattr(limits, field)} frames")
             if packet.pts is not None:
                 spans.append((packet.pts, packet.pts + (packet.duration or 0)))
     rate = float(stream.average_rate or stream.guessed_rate or SOURCE_FRAME_RATE)
@@ -409,12 +599,12 @@ def _pick(
     stream.thread_type = "AUTO"
     picked: list[tuple[float, np.ndarray]] = []
     if targets is None:
-        for seconds, frame in _timed(container, stream, errors):
+        for seconds, frame in _timed(container, stream, errors, name):
             picked.append((seconds, upright(frame)))
             if len(picked) == limit:
                 break
     else:
-        for seconds, frame in _shown_at(container, stream, targets, keyframes, errors):
+        for seconds, frame in _shown_at(container, stream, targets, keyframes, errors, name):
             picked.append((seconds, upright(frame)))
     if not picked:
         reason = errors[-1] if errors else "no frame could be decoded"
@@ -422,21 +612,29 @@ def _pick(
     return picked
 
 
-def _timed(container: Any, stream: Any, errors: list[Exception]) -> Iterator[tuple[float, Any]]:
+def _frames_field(container: Any) -> str:
+    """The limit that counts the frames of this kind of file."""
+    return "animation_frames" if container.format.name in ("gif", "apng") else "frames"
+
+
+def _timed(container: Any, stream: Any, errors: list[Exception], name: str) -> Iterator[tuple[float, Any]]:
     begin = start_seconds(container)
     step = 1 / float(stream.average_rate or stream.guessed_rate or SOURCE_FRAME_RATE)
     seconds = -step
-    for frame in decode_frames(container, stream, errors):
+    limits, field = current_limits(), _frames_field(container)
+    for count, frame in enumerate(decode_frames(container, stream, errors)):
+        limits.check(field, count, name, f"a video of more than {getattr(limits, field)} frames")
+        limits.check_size(frame.width, frame.height, name, "frame_pixels")
         seconds = max(0.0, float(frame.pts * stream.time_base) - begin) if frame.pts is not None else seconds + step
         yield seconds, frame
 
 
 def _shown_at(
-    container: Any, stream: Any, targets: list[float], keyframes: Sequence[int], errors: list[Exception]
+    container: Any, stream: Any, targets: list[float], keyframes: Sequence[int], errors: list[Exception], name: str
 ) -> Iterator[tuple[float, Any]]:
     """Each target's frame is the last one stamped at or before it. Key frames between here and there are jumped to."""
     begin = start_seconds(container)
-    frames = _timed(container, stream, errors)
+    frames = _timed(container, stream, errors, name)
     margin = _REORDERED_FRAMES / float(stream.average_rate) if stream.average_rate else 0.0
     held: tuple[float, Any] | None = None  # shown at the target, as far as decoded
     ahead: tuple[float, Any] | None = None  # decoded, and later than the target before
@@ -448,7 +646,7 @@ def _shown_at(
             jump = latest > 0 and (here is None or float(keyframes[latest] * stream.time_base) - begin > here[0])
             if jump:
                 container.seek(keyframes[latest], stream=stream)
-                frames, held, ahead = _timed(container, stream, errors), None, None
+                frames, held, ahead = _timed(container, stream, errors, name), None, None
         if ahead is None or ahead[0] <= target + _TIME_TOLERANCE_SECONDS:
             held, ahead = ahead or held, None
             for seconds, frame in frames:

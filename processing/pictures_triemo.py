@@ -20,7 +20,8 @@ from .faces_triemo import (
     check_face_detector,
     crop_square,
     cut_crop,
-    locate_main_face,
+    find_faces,
+    follow_main_face,
 )
 from .media_images_triemo import load_image
 from .media_sources_triemo import is_tensor
@@ -42,7 +43,13 @@ _VIDEO_SUFFIXES = frozenset(
 MODEL_FRAME_RATE = 4.0  # Hz, as the model assumes for frames without times
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's mode "L"
 
-GetDetector = Callable[[], FaceDetector | None]
+# What a still without a face plainly is, a face cut out before: squarish, and no larger than data sets have them.
+_LARGEST_CROP = 256  # pixels
+_SQUAREST = 4 / 3
+_LEAST_CONTRAST = 8  # of 255 levels
+_LOOKED_AT_AGAIN = 4  # frames of a clip in which nothing was found
+
+GetDetector = Callable[[Mapping[str, Any]], FaceDetector | None]  # of a set of fields
 
 
 # ----- fields --------------------------------------------------------------------------------------------------------
@@ -59,6 +66,7 @@ class TriemoImagesKwargs(TypedDict, total=False):
         face_vertical_offset: how far the crop's centre lies below the box's, in box heights.
         detection_size: frames are shrunk to this longer side in pixels before detection.
         min_face_size: smallest face side looked for, in pixels of the shrunk frame.
+            A picture with a shorter side than that holds no face.
         assume_cropped_below: frames whose longer side is at most this many pixels are face crops already.
         detect_every: detection runs on every so many frames of a clip; boxes between are interpolated.
         do_resize: resize the crops to `size`, bilinear with antialiasing.
@@ -194,13 +202,26 @@ def _size(value: Any) -> dict[str, int]:
 
 @dataclass
 class Clip:
-    """Frames (height, width, 3) uint8 RGB, none for a sample without picture, and their times in seconds if known."""
+    """
+    Args:
+        frames: (height, width, 3) uint8 RGB, none for a sample without picture.
+        times: of each frame in seconds, if known.
+        without_face: what it is if no face is found in it: "absent", "whole" (taken whole, as a still is that is all
+            there is of a sample), or "crop" (taken whole if it looks like a face crop).
+    """
 
     frames: list[np.ndarray]
     times: np.ndarray | None = None
+    without_face: str = "absent"
 
 
-def read_clips(images: Any, times: Sequence | None, num_frames: int | None, frame_rate: float | None) -> list[Clip]:
+def read_clips(
+    images: Any,
+    times: Sequence | None,
+    num_frames: int | None,
+    frame_rate: float | None,
+    without_face: Sequence[str] | None = None,
+) -> list[Clip]:
     """Loads a batch of clips.
 
     A list of pictures is one clip; a list with a clip (list, rank 4 array, video file, None) among its items is a
@@ -218,6 +239,9 @@ def read_clips(images: Any, times: Sequence | None, num_frames: int | None, fram
     for clip, seconds in zip(clips, _times_per_clip(times, len(clips), batched), strict=True):
         if seconds is not None:
             clip.times = _checked_times(seconds, len(clip.frames))
+    if without_face is not None:
+        for clip, choice in zip(clips, without_face, strict=True):
+            clip.without_face = choice
     return clips
 
 
@@ -237,10 +261,11 @@ def _read_clip(item: Any, num_frames: int | None, frame_rate: float | None) -> C
     if item is None:
         return Clip([])
     if isinstance(item, (list, tuple, np.ndarray)) or is_tensor(item):
-        return Clip(load_frames(item)[0])
+        is_still = not isinstance(item, (list, tuple)) and item.ndim in (2, 3)
+        return Clip(load_frames(item)[0], without_face="whole" if is_still else "absent")
     if _suffix(item) not in _VIDEO_SUFFIXES:
         try:
-            return Clip([np.asarray(load_image(item))])
+            return Clip([np.asarray(load_image(item))], without_face="whole")
         except ValueError:
             if not _is_file(item):
                 raise
@@ -294,18 +319,16 @@ def _checked_times(seconds: Any, count: int) -> np.ndarray:
 
 def picture_arrays(
     clips: Sequence[Clip], settings: Mapping[str, Any], get_detector: GetDetector
-) -> tuple[dict[str, np.ndarray], list[int]]:
+) -> tuple[dict[str, np.ndarray], list[list[str]]]:
     """
     `pixel_values` (B, F, C, H, W) float32, `video_attention_mask` (B, F) int64 and, if any clip has times,
-    `video_times` (B, F) float32 in seconds; and which clips have frames and no face in any of them.
+    `video_times` (B, F) float32 in seconds; and for each clip what the caller should know of it.
 
     Raises:
         ValueError: crops of several sizes without `do_resize`, or a mean or deviation of the wrong length.
     """
-    crops = [_face_crops(clip, settings, get_detector) for clip in clips]
-    missed = [
-        i for i, (clip, (_, seen)) in enumerate(zip(clips, crops, strict=True)) if clip.frames and not seen.any()
-    ]
+    found = [_face_crops(clip, settings, get_detector) for clip in clips]
+    crops = [(clip_crops, seen) for clip_crops, seen, _ in found]
     data = {"pixel_values": _stacked(clips, crops, settings)}
     longest = data["pixel_values"].shape[1]
     data["video_attention_mask"] = np.zeros((len(clips), longest), dtype=np.int64)
@@ -316,30 +339,17 @@ def picture_arrays(
         rate = settings["frame_rate"] or MODEL_FRAME_RATE
         for row, clip in zip(data["video_times"], clips, strict=True):
             row[: len(clip.frames)] = np.arange(len(clip.frames)) / rate if clip.times is None else clip.times
-    return data, missed
-
-
-def face_boxes(frames: list[np.ndarray], settings: Mapping[str, Any], get_detector: GetDetector) -> np.ndarray:
-    """Boxes (F, 4) of the main face, NaN where it is not seen; what is a face crop already is its own box.
-
-    `get_detector` is asked only where there is something to look for.
-    """
-    boxes = np.array([[0, 0, frame.shape[1], frame.shape[0]] for frame in frames], dtype=np.float64).reshape(-1, 4)
-    whole = boxes.max(axis=1, initial=0) <= settings["assume_cropped_below"]
-    if whole.all():
-        return boxes
-    detector = get_detector()
-    if detector is not None:
-        searched = np.flatnonzero(~whole)
-        boxes[searched] = locate_main_face(detector, [frames[i] for i in searched], settings["detect_every"])
-    return boxes
+    return data, [notes for _, _, notes in found]
 
 
 def _face_crops(
     clip: Clip, settings: Mapping[str, Any], get_detector: GetDetector
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """The crops of the frames where the face is seen, (H, W, 3) uint8 each, and (F,) bool: which frames."""
-    boxes = face_boxes(clip.frames, settings, get_detector)
+) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
+    """The crops of the frames where the face is seen, (H, W, 3) uint8 each; (F,) bool, which frames; notes."""
+    boxes, notes = face_boxes(clip.frames, settings, get_detector)
+    if clip.frames and np.isnan(boxes).all() and _is_read_whole(clip, settings):
+        boxes = _full_boxes(clip.frames)
+        notes = ["vision: no face was found in the picture at any size, so it was read whole"]
     size = (settings["size"]["height"], settings["size"]["width"]) if settings["do_resize"] else None
     margin, offset = settings["face_margin"], settings["face_vertical_offset"]
     seen = ~np.isnan(boxes).any(axis=1)
@@ -350,7 +360,84 @@ def _face_crops(
         # A frame taken whole stays whole: no margin around what was cropped already.
         crop = box if (box == [0, 0, width, height]).all() else crop_square(box, width, height, margin, offset)
         crops.append(cut_crop(frame, crop, size))
-    return crops, seen
+    return crops, seen, notes
+
+
+def face_boxes(
+    frames: list[np.ndarray], settings: Mapping[str, Any], get_detector: GetDetector
+) -> tuple[np.ndarray, list[str]]:
+    """
+    Boxes (F, 4) of the main face, NaN where it is not seen, and what the caller should know. What is a face crop
+    already is its own box. Where nothing is found in any frame, some are looked at again at up to four times
+    `detection_size`.
+
+    `get_detector` is asked only where there is something to look for.
+    """
+    boxes = _full_boxes(frames)
+    if not frames:
+        return boxes, []
+    notes: list[str] = []
+    sides = np.array([frame.shape[:2] for frame in frames])
+    tiny = sides.min(axis=1) < settings["min_face_size"]
+    boxes[tiny] = np.nan
+    if tiny.all():
+        notes.append(
+            f"vision: no face was found: a picture of {sides[0][1]} x {sides[0][0]} pixels is too small for one "
+            f"(min_face_size={settings['min_face_size']})"
+        )
+    searched = np.flatnonzero(~tiny & (sides.max(axis=1) > settings["assume_cropped_below"]))
+    detector = get_detector(settings) if len(searched) else None
+    if detector is None:
+        return boxes, notes
+    some = [frames[i] for i in searched]
+    found, looked_at = find_faces(detector, some, settings["detect_every"])
+    smallest = settings["min_face_size"] / settings["detection_size"]
+    if not any(map(len, found)) and not callable(settings["face_detector"]):
+        found, looked_at, smallest = _look_again(some, settings, get_detector)
+    boxes[searched] = follow_main_face(found, looked_at, len(some))
+    counts = [len(faces) for faces in found]
+    # Of a clip those of a quarter of its frames: what is taken for a face in one frame alone is none.
+    most = max(int(max(counts) > 0), int(np.quantile(counts, 0.75, method="lower")))
+    if most == 0:
+        notes.append(
+            f"vision: no face was found; faces below {100 * smallest:.1f} % of the picture's longer side are not "
+            "looked for (raise detection_size), and pictures that are face crops already go with face_detector=None"
+        )
+    elif most > 1:
+        first = boxes[~np.isnan(boxes).any(axis=1)][0].round().astype(int).tolist()
+        notes.append(f"vision: {most} faces were found, and the one at {first} (x0, y0, x1, y1 in pixels) was read")
+    return boxes, notes
+
+
+def _look_again(
+    frames: list[np.ndarray], settings: Mapping[str, Any], get_detector: GetDetector
+) -> tuple[list[np.ndarray], list[int], float]:
+    """Faces too small for the first look: as `find_faces`, and the smallest side looked for over the longer side."""
+    side = max(max(frame.shape[:2]) for frame in frames)
+    size = settings["detection_size"]
+    spread = np.unique(np.linspace(0, len(frames) - 1, _LOOKED_AT_AGAIN).round().astype(int)).tolist()
+    for factor in (2, 4):
+        if size >= side or factor * settings["detection_size"] <= size:
+            break
+        size = min(side, factor * settings["detection_size"])
+        detector = get_detector({**settings, "detection_size": size})
+        if detector is not None and any(map(len, detector([frames[i] for i in spread]))):
+            return *find_faces(detector, frames, settings["detect_every"]), settings["min_face_size"] / size
+    return [np.zeros((0, 5))], [0], settings["min_face_size"] / min(side, size)
+
+
+def _is_read_whole(clip: Clip, settings: Mapping[str, Any]) -> bool:
+    """Whether a clip without a face is taken whole all the same; what is all of one colour never is."""
+    if clip.without_face == "absent" or min(clip.frames[0].shape[:2]) < settings["min_face_size"]:
+        return False
+    height, width = clip.frames[0].shape[:2]
+    is_crop = max(height, width) <= min(_LARGEST_CROP, _SQUAREST * min(height, width))
+    return (clip.without_face == "whole" or is_crop) and int(np.ptp(clip.frames[0])) >= _LEAST_CONTRAST
+
+
+def _full_boxes(frames: Sequence[np.ndarray]) -> np.ndarray:
+    """Each frame as its own box, (F, 4) float64."""
+    return np.array([[0, 0, frame.shape[1], frame.shape[0]] for frame in frames], dtype=np.float64).reshape(-1, 4)
 
 
 def _stacked(

@@ -1,26 +1,37 @@
 """The `multimodal-emotion-recognition` pipeline: emotion of any combination of text, sound and picture."""
 
 import os
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from typing import Any
 
 import torch
 from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
+from transformers.utils import logging
 
-from .samples_triemo import TASK, media_kind, read_input
+from .media_sources_triemo import media_limits
+from .presence_triemo import NothingToReadError, say_once
+from .samples_triemo import MASKS, TASK, media_kind, present_modalities, ranked_scores, read_input
 
 __all__ = ["TASK", "MultimodalEmotionRecognitionPipeline", "media_kind"]
+
+logger = logging.get_logger(__name__)
+
+_TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class MultimodalEmotionRecognitionPipeline(Pipeline):
     """
     Emotion scores for one input or many.
 
-    An input is the path, URL or bytes of a video, sound or image file, or a dict with any of `text`, `audio`, `video`,
-    `image`, each in any form `TriemoProcessor` takes. A list, a generator or a dataset of inputs gives an answer each.
-    The model's `calibration_temperature` is applied before the softmax.
+    An input is the path, URL, bytes or open file of a video, sound or image, a PIL image, an array or tensor, sound as
+    `{"array", "sampling_rate"}` or a tuple of the two, or a dict with any of `text`, `audio`, `video`, `image`, each
+    in any form `TriemoProcessor` takes. A list, a generator or a dataset of inputs gives an answer each; there an
+    input of which nothing is left to read from (no face, silence) has an empty answer, where alone it is refused.
+
+    Text beyond the tokenizer's limit is read in windows, and the logits are their mean, weighted by tokens. The
+    model's `calibration_temperature` is applied before the softmax.
 
     Parameters, at construction or call:
         top_k: how many labels to return, best first; all by default.
@@ -28,6 +39,9 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         use_sound_track: whether the sound of a video counts (default True).
         sampling_rate: of sound given as an array, in Hz.
         num_frames, frame_rate: how frames are taken from videos.
+        limits: fields of `MediaLimits`, such as `{"seconds": 60}`.
+        return_notes: answer with `{"scores", "modalities", "notes"}`: besides the list of scores, what it was read
+            from and what was noticed of the input (`TriemoProcessor`). Otherwise each kind of note is logged once.
 
     Example:
         >>> reader = pipeline("multimodal-emotion-recognition", model="triemo/triemo-small", trust_remote_code=True)
@@ -41,7 +55,7 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
     _load_tokenizer = False
 
     def _sanitize_parameters(self, top_k: int | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
-        known = ("use_sound_track", "sampling_rate", "num_frames", "frame_rate")
+        known = ("use_sound_track", "sampling_rate", "num_frames", "frame_rate", "limits", "return_notes")
         unknown = sorted(set(kwargs) - set(known))
         if unknown:
             raise ValueError(
@@ -53,37 +67,97 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The answer for one input, a list of them for a list; for a generator or a dataset, an iterator."""
+        if isinstance(inputs, list) and not inputs:
+            raise ValueError("inputs: got an empty list, expected at least one input.")
         if hasattr(inputs, "select_columns"):  # of the library datasets, which the base class takes for one input
             inputs = (row for row in inputs)
         return super().__call__(inputs, *args, **kwargs)
 
-    def preprocess(self, input_: Any, **parameters: Any) -> dict[str, torch.Tensor]:
-        """One input to the tensors of a batch of one."""
-        given = read_input(input_)
+    def preprocess(
+        self, input_: Any, limits: Mapping[str, float] | None = None, **parameters: Any
+    ) -> dict[str, torch.Tensor]:
+        """
+        One input to the tensors of a batch of one, and with `return_notes=True` its `notes`, a list of one list.
+
+        Raises:
+            ValueError: bad input, or nothing to read from (`NothingToReadError`).
+        """
+        with media_limits(**(limits or {})):
+            given = read_input(input_)
         # A list in a batch of one is one clip's frames or one sound's samples, not a batch.
         given = {name: [value] for name, value in given.items()}
-        tensors = dict(self.processor(**given, return_tensors="pt", **parameters))
-        if not any(mask.any() for name, mask in tensors.items() if name.endswith("attention_mask")):
-            raise ValueError("no face was found, and the input has neither text nor sound besides.")
+        wants_notes = parameters.pop("return_notes", False)
+        tensors = dict(
+            self.processor(
+                **given, return_tensors="pt", text_windows=True, limits=limits, return_notes=True, **parameters
+            )
+        )
+        (notes,) = tensors.pop("notes")
+        if not present_modalities(tensors):
+            reasons = f" ({'; '.join(notes)})" if notes else ""
+            raise NothingToReadError(f"no face was found, and the input has neither text nor sound besides{reasons}.")
+        if wants_notes:
+            return {**tensors, "notes": [notes]}
+        say_once(logger, notes)
         return tensors
 
-    def _forward(self, model_inputs: dict[str, torch.Tensor], **parameters: Any) -> dict[str, torch.Tensor]:
-        outputs = self.model(**model_inputs)
-        return {"logits": outputs.logits, "modality_mask": outputs.modality_mask}
+    def _preprocess_of_many(self, input_: Any, **parameters: Any) -> dict[str, Any]:
+        """As `preprocess`, but what has nothing to read from is one masked token, so that the others are not lost."""
+        try:
+            return self.preprocess(input_, **parameters)
+        except NothingToReadError as error:
+            logger.warning(f"An input has an empty answer: {error}")
+            nothing = {"input_ids": torch.full((1, 1), self.processor.tokenizer.pad_token_id, dtype=torch.long)}
+            nothing["attention_mask"] = torch.zeros((1, 1), dtype=torch.long)
+            return {**nothing, "notes": [[str(error)]]} if parameters.get("return_notes") else nothing
 
-    def postprocess(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = None) -> list[dict[str, Any]]:
-        """Scores of the labels, best first."""
-        config: Any = self.model.config
-        logits = model_outputs["logits"][0].float()
-        temperature = config.temperature_of(model_outputs["modality_mask"][0].tolist())
-        if config.resolved_problem_type == "regression":
-            scores = logits
-        elif config.resolved_problem_type == "multi_label_classification":
-            scores = (logits / temperature).sigmoid()
-        else:
-            scores = (logits / temperature).softmax(-1)
-        order = scores.argsort(descending=True)[:top_k].tolist()
-        return [{"label": config.id2label[index], "score": scores[index].item()} for index in order]
+    def _forward(self, model_inputs: dict[str, Any], **parameters: Any) -> dict[str, Any]:
+        inputs = {name: value for name, value in model_inputs.items() if name != "notes"}
+        size = len(next(iter(inputs.values())))
+        present = torch.zeros((size, len(MASKS)), dtype=torch.bool)
+        for column, mask in enumerate(MASKS.values()):
+            if mask in inputs:
+                present[:, column] = inputs[mask].any(1).cpu()
+        logits = torch.full((size, self.model.config.num_labels), float("nan"))
+        rows = present.any(1).nonzero().flatten().tolist()
+        if rows:
+            logits[rows] = self._logits(inputs if len(rows) == size else _picked(inputs, rows)).float().cpu()
+        outputs: dict[str, Any] = {"logits": logits, "modality_mask": present}
+        return {**outputs, "notes": model_inputs["notes"]} if "notes" in model_inputs else outputs
+
+    def _logits(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(batch, classes). Text in several windows is read one window after the other, with all else beside it."""
+        limit = self.processor.tokenizer.model_max_length
+        if "input_ids" not in inputs or inputs["input_ids"].shape[1] <= limit:
+            return self.model(**inputs).logits
+        mask = inputs["attention_mask"]
+        total = torch.zeros((len(mask), self.model.config.num_labels))
+        weight = torch.zeros((len(mask), 1))
+        for start in range(0, mask.shape[1], limit):
+            tokens = mask[:, start : start + limit].sum(1)
+            rows = (tokens > 0).nonzero().flatten().tolist() if start else list(range(len(mask)))
+            window = {
+                name: value[rows][:, start : start + limit] if name in _TEXT_INPUTS else value[rows]
+                for name, value in inputs.items()
+            }
+            read = tokens[rows, None].clamp(min=1).float().cpu()
+            total[rows] += read * self.model(**window).logits.float().cpu()
+            weight[rows] += read
+        return total / weight
+
+    def postprocess(self, model_outputs: dict[str, Any], top_k: int | None = None) -> Any:
+        """Scores of the labels, best first; empty if there was nothing to read from."""
+        present = model_outputs["modality_mask"][0].tolist()
+        scores = []
+        if any(present):
+            scores = ranked_scores(model_outputs["logits"][0].float().numpy(), self.model.config, present, top_k)
+        if "notes" not in model_outputs:
+            return scores
+        modalities = [name for name, is_there in zip(MASKS, present, strict=True) if is_there]
+        notes = model_outputs["notes"]
+        if notes and isinstance(notes[0], list):  # of a batch the base class has taken the sample's list out already
+            (notes,) = notes
+        return {"scores": scores, "modalities": modalities, "notes": notes}
 
     def get_iterator(
         self,
@@ -95,9 +169,9 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         postprocess_params: dict,
     ) -> PipelineIterator:
         """As the base class's, but samples with different modalities are collated by the processor."""
-        prepared: Any = PipelineIterator(inputs, self.preprocess, preprocess_params)
+        prepared: Any = PipelineIterator(inputs, self._preprocess_of_many, preprocess_params)
         if isinstance(inputs, Sized):
-            prepared = PipelineDataset(inputs, self.preprocess, preprocess_params)
+            prepared = PipelineDataset(inputs, self._preprocess_of_many, preprocess_params)
         loader = torch.utils.data.DataLoader(
             prepared, num_workers=num_workers, batch_size=batch_size, collate_fn=self.processor.pad
         )
@@ -112,3 +186,11 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         self.processor.save_pretrained(save_directory, **kwargs)
         if getattr(self.model.config, "custom_pipelines", None):
             custom_object_save(self, save_directory)
+
+
+def _picked(inputs: dict[str, torch.Tensor], rows: list[int]) -> dict[str, torch.Tensor]:
+    """These rows of a batch, without the modalities that none of them has."""
+    picked = {name: value[rows] for name, value in inputs.items()}
+    if "attention_mask" in picked and not picked["attention_mask"].any():
+        picked = {name: value for name, value in picked.items() if name not in _TEXT_INPUTS}
+    return picked

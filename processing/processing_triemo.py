@@ -12,16 +12,38 @@ import torch
 from transformers import BatchFeature, ProcessorMixin
 from transformers.utils import TensorType, logging
 
-from .media_sources_triemo import fetch, is_media_source
-from .media_triemo import load_audio
+from .media_sources_triemo import fetch, is_media_source, media_limits
+from .media_triemo import is_rated_array, load_audio
 from .pictures_triemo import DEFAULT_IMAGE_SETTINGS
-from .samples_triemo import has_sound, sample_frames, stack_padded
+from .presence_triemo import NothingToReadError, check_text, is_absent, name_emoji, say_once, unheard, unknown_words
+from .samples_triemo import MASKS, has_sound, sample_frames, stack_padded
 
 __all__ = ["TriemoProcessor"]
 
 logger = logging.get_logger(__name__)
 
-_TEXT_OPTIONS = ("padding", "truncation", "max_length", "pad_to_multiple_of", "return_token_type_ids")
+# Options of the tokenizer and of the feature extractor that a call may give; the image processor's are its fields.
+_TEXT_OPTIONS = (
+    "add_special_tokens",
+    "max_length",
+    "pad_to_multiple_of",
+    "padding",
+    "padding_side",
+    "return_attention_mask",
+    "return_token_type_ids",
+    "truncation",
+)
+_AUDIO_OPTIONS = (
+    "max_length",
+    "pad_to_multiple_of",
+    "padding",
+    "return_attention_mask",
+    "sampling_rate",
+    "truncation",
+)
+_FILE_FIELDS = {"audio_tokenizer", "auto_map", "chat_template", "processor_class"}  # of any processor's file
+# The library's own nesting of a call's options by modality.
+_NESTED = ("audio_kwargs", "common_kwargs", "images_kwargs", "text_kwargs", "videos_kwargs")
 
 
 class TriemoProcessor(ProcessorMixin):
@@ -50,6 +72,14 @@ class TriemoProcessor(ProcessorMixin):
             )
         return processor
 
+    @classmethod
+    def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As every processor's; a field of the file that nothing knows is a ValueError rather than left out."""
+        unknown = sorted(set(processor_dict) - set(cls.get_attributes()) - _FILE_FIELDS)
+        if unknown:
+            raise ValueError(f"processor_config.json has the unknown field(s) {unknown}; is it of a newer version?")
+        return super().from_args_and_dict(args, processor_dict, **kwargs)
+
     @property
     def model_input_names(self) -> list[str]:
         """Keys that a call may return."""
@@ -65,26 +95,40 @@ class TriemoProcessor(ProcessorMixin):
         *,
         sampling_rate: int | None = None,
         use_sound_track: bool = True,
+        text_windows: bool = False,
+        limits: Mapping[str, float] | None = None,
+        return_notes: bool = False,
         return_tensors: str | TensorType | None = "pt",
         **kwargs: Any,
     ) -> BatchFeature:
         """
-        Prepare one sample or a batch. Give any of the modalities; in a batch, None stands for what a sample lacks.
+        Prepare one sample or a batch. Give any of the modalities; in a batch, None, NaN, pandas' NA or an empty string
+        stand for what a sample lacks. What carries nothing is treated as lacking too: sound in which nothing is heard
+        (`unheard`), text of which the tokenizer knows no word, a clip without a face.
 
         Args:
-            images: a still (path, URL, bytes, `{"bytes", "path"}`, array, tensor, PIL image); a list is a batch of
-                stills.
-            text: a string or a list of strings. An empty one counts as absent.
+            images: a still (path, URL, bytes, open file, `{"bytes", "path"}`, array, tensor, PIL image); a list is a
+                batch of stills, and may nest each sample's in a list of one or none.
+            text: a string or a list of strings. An emoji that the tokenizer does not know goes by its name.
             videos: a clip: a file as above, a list of frames, an array (frames, height, width, channels), a tensor
                 (frames, channels, height, width); a list of clips is a batch. Frames are sampled by the image
                 processor's `num_frames` and `frame_rate`.
-            audio: sound as path, URL, bytes, `{"bytes", "path"}`, `{"array", "sampling_rate"}` or array (samples,); a
-                list of these is a batch.
+            audio: sound as path, URL, bytes, open file, `{"bytes", "path"}`, `{"array", "sampling_rate"}`, array
+                (samples,) or a tuple of array and rate in either order; a list of these is a batch.
             sampling_rate: of arrays that do not state theirs, in Hz.
             use_sound_track: when no `audio` is given, take the sound of the video files that have any.
+            text_windows: keep text beyond the tokenizer's limit as further windows, one after the other in the same
+                row, each as long as the limit and with its own special tokens. The pipeline reads one after the other;
+                the model alone refuses more than its positions. By default it is cut, and the caller is told how much.
+            limits: fields of `MediaLimits`, for this call.
+            return_notes: add `notes`, a list for each sample of what was noticed: what counts as absent and why, what
+                was cut, how many faces there were. They are no tensors and not for the model; each begins with
+                "text:", "audio:" or "vision:". Otherwise each kind is logged once.
             return_tensors: `"pt"` or `"np"`.
-            kwargs: options of the tokenizer (`padding`, `truncation`, `max_length`) and fields of the image processor
-                (`num_frames=8`, `face_detector=None`, ...) for this call.
+            kwargs: options of the tokenizer (`padding`, `truncation`, `max_length`, `add_special_tokens`, ...), which
+                go before those stored with it, and fields of the image processor (`num_frames=8`,
+                `face_detector=None`, ...), for this call; or nested as `text_kwargs`, `images_kwargs`,
+                `videos_kwargs`, `audio_kwargs` (of the feature extractor) and `common_kwargs`.
 
         Returns:
             The tensors of the modalities that at least one sample has, with their masks; a sample without one has
@@ -92,12 +136,12 @@ class TriemoProcessor(ProcessorMixin):
 
         Raises:
             ValueError: nothing given, batches of different sizes, a sample with both a still and a video, an unknown
-                option, or media that cannot be read; in a batch the sample's position is named.
+                option, text that is no valid Unicode, or media that cannot be read or are beyond the limits; in a
+                batch the sample's position is named.
         """
-        unknown = set(kwargs) - set(_TEXT_OPTIONS) - set(DEFAULT_IMAGE_SETTINGS)
-        if unknown:
-            options = sorted([*_TEXT_OPTIONS, *DEFAULT_IMAGE_SETTINGS])
-            raise ValueError(f"unknown options {sorted(unknown)}; accepted: {', '.join(options)}.")
+        text_options, image_options, audio_options = _sorted_options(kwargs)
+        sampling_rate = audio_options.pop("sampling_rate", sampling_rate)
+        return_tensors = kwargs.get("common_kwargs", {}).get("return_tensors", return_tensors)
         samples = {
             "images": _as_batch("images", images),
             "text": _as_batch("text", text),
@@ -111,29 +155,45 @@ class TriemoProcessor(ProcessorMixin):
             raise ValueError(f"all modalities must have the same number of samples, got {sizes}.")
         size = next(iter(sizes.values()))
         stills, texts, clips, sounds = (values or [None] * size for values in samples.values())
-        image_options = {name: kwargs[name] for name in kwargs if name in DEFAULT_IMAGE_SETTINGS}
+        notes: list[list[str]] = [[] for _ in range(size)]
 
         own = {name: getattr(self.image_processor, name) for name in ("num_frames", "frame_rate")}
         sampling = {name: image_options.get(name, value) for name, value in own.items()}
         frames, waveforms = [], []
         for row in range(size):
             try:
-                clip = fetch(clips[row])  # once, for frames and sound
-                frames.append(sample_frames(stills[row], clip, **sampling))
-                sound = sounds[row]
-                if sound is None and audio is None and use_sound_track and has_sound(clip):
-                    sound = clip
-                waveforms.append(self._waveform(sound, sampling_rate))
+                with media_limits(**(limits or {})):
+                    clip = fetch(clips[row])  # once, for frames and sound
+                    frames.append(sample_frames(stills[row], clip, **sampling))
+                    sound = sounds[row]
+                    if sound is None and audio is None and use_sound_track and has_sound(clip):
+                        sound = clip
+                    waveforms.append(self._waveform(sound, sampling_rate, notes[row]))
             except ValueError as error:
                 raise ValueError(f"sample {row}: {error}" if size > 1 else str(error)) from error
         data = {
-            **self._text_tensors(texts, {name: kwargs[name] for name in kwargs if name in _TEXT_OPTIONS}),
-            **self._audio_tensors(waveforms),
-            **self._picture_tensors(frames, image_options),
+            **self._text_tensors(texts, text_options, text_windows, notes),
+            **self._audio_tensors(waveforms, audio_options),
         }
+        # A still in which no face is found is taken whole if it is all there is of its sample.
+        besides = [any(data[mask][row].any() for mask in MASKS.values() if mask in data) for row in range(size)]
+        without_face = [
+            "absent" if still is None else "crop" if other else "whole"
+            for still, other in zip(stills, besides, strict=True)
+        ]
+        data.update(self._picture_tensors(frames, without_face, image_options, notes))
         if not data:
-            raise ValueError("nothing to process: every sample is None or empty text.")
-        return BatchFeature(data, tensor_type=return_tensors)
+            reasons = "; ".join(dict.fromkeys(note for said in notes for note in said))
+            raise NothingToReadError(f"nothing to process: every sample is {reasons or 'None or empty text'}.")
+        for modality, options in (("text", text_options), ("audio", audio_options)):
+            if options.get("return_attention_mask") is False:
+                data.pop(MASKS[modality], None)
+        features = BatchFeature(data, tensor_type=return_tensors)
+        if return_notes:
+            features["notes"] = notes
+        else:
+            say_once(logger, [note for said in notes for note in said])
+        return features
 
     def pad(self, features: list[Mapping[str, Any]], return_tensors: str | TensorType | None = "pt") -> BatchFeature:
         """
@@ -141,12 +201,14 @@ class TriemoProcessor(ProcessorMixin):
         modalities and lengths; what one lacks becomes zeros under a mask of zeros.
 
         Args:
-            features: dicts of tensors or arrays of shape (1, ...) or, for `labels`, any equal shapes.
+            features: dicts of tensors or arrays of shape (1, ...) or, for `labels`, any equal shapes; `notes` too.
             return_tensors: `"pt"` or `"np"`.
         """
         if not features:
             raise ValueError("pad needs at least one sample, got an empty list.")
         keys = dict.fromkeys(key for sample in features for key, value in sample.items() if value is not None)
+        notes = [said for sample in features for said in sample.get("notes") or [[]]] if "notes" in keys else None
+        keys.pop("notes", None)
         data: dict[str, np.ndarray] = {}
         for key in keys:
             rows = [None if sample.get(key) is None else np.asarray(sample[key]) for sample in features]
@@ -157,7 +219,10 @@ class TriemoProcessor(ProcessorMixin):
                 data[key] = np.stack([row for row in rows if row is not None])
                 continue
             data[key] = stack_padded(rows, self.tokenizer.pad_token_id if key == "input_ids" else 0)
-        return BatchFeature(data, tensor_type=return_tensors)
+        batch = BatchFeature(data, tensor_type=return_tensors)
+        if notes is not None:
+            batch["notes"] = notes
+        return batch
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
         """As every processor's; besides, it writes the face detector's weights beside the settings."""
@@ -169,78 +234,188 @@ class TriemoProcessor(ProcessorMixin):
             self.push_to_hub(**kwargs)
         return files
 
-    def _waveform(self, source: Any, sampling_rate: int | None) -> np.ndarray | None:
-        """Mono samples at the feature extractor's rate; None without sound."""
+    def _waveform(self, source: Any, sampling_rate: int | None, notes: list[str]) -> np.ndarray | None:
+        """Mono samples at the feature extractor's rate; None without sound, or with nothing to hear in it."""
         if source is None:
             return None
         stated = isinstance(source, Mapping) or is_media_source(source) or hasattr(source, "get_all_samples")
+        stated = stated or is_rated_array(source)
+        rate = self.feature_extractor.sampling_rate
         if not stated and sampling_rate is not None:
             source = {"array": source, "sampling_rate": sampling_rate}
         elif not stated:
-            rate = self.feature_extractor.sampling_rate
             logger.warning_once(f"audio given as an array without sampling_rate is taken to be at {rate} Hz.")
-        return load_audio(source, self.feature_extractor.sampling_rate)
+        waveform = load_audio(source, rate, notes)
+        reason = unheard(waveform, rate)
+        if reason is not None:
+            notes.append(reason)
+        return waveform if reason is None else None
 
-    def _text_tensors(self, texts: list[str | None], options: dict) -> dict[str, np.ndarray]:
+    def _text_tensors(
+        self, texts: list[str | None], options: dict, windows: bool, notes: list[list[str]]
+    ) -> dict[str, np.ndarray]:
         for row, text in enumerate(texts):
-            if text is not None and not isinstance(text, str):
-                raise ValueError(f"text must be a string or a list of strings, got {type(text).__name__} at {row}.")
-        present = np.array([bool(text and text.strip()) for text in texts])
+            if text is not None:
+                check_text(text, row)
+        named = ["" if text is None else name_emoji(text, self._is_unknown) for text in texts]
+        if not any(named):
+            return {}
+        stored = {name: value for name, value in self.tokenizer.init_kwargs.items() if name in _TEXT_OPTIONS}
+        settings = {"padding": True, "truncation": True, **stored, **options, "return_attention_mask": True}
+        tokens = dict(self.tokenizer(named, return_tensors="np", **settings))
+        present = np.array([bool(text) for text in named])
+        unknown, special = self.tokenizer.unk_token_id, set(self.tokenizer.all_special_ids)
+        for row in np.flatnonzero(present).tolist():
+            ids = tokens["input_ids"][row][tokens["attention_mask"][row] > 0].tolist()
+            strange, own = unknown_words(ids, unknown, special)
+            if strange == own:
+                present[row] = False
+                notes[row].append(f"text: none of its {own} tokens is known to the tokenizer, so it counts as absent")
+            elif 2 * strange > own:
+                notes[row].append(f"text: {strange} of {own} tokens are unknown to the tokenizer (another script?)")
         if not present.any():
             return {}
-        settings = {"padding": True, "truncation": True, **options}
-        tokens = self.tokenizer([text or "" for text in texts], return_tensors="np", **settings)
+        if settings["truncation"]:
+            tokens = self._beyond_the_limit(named, tokens, settings, windows, notes)
         # What stands in for no text is padding alone, as in `pad`.
         pad = {"input_ids": self.tokenizer.pad_token_id}
         kept = {name: np.where(present[:, None], values, pad.get(name, 0)) for name, values in tokens.items()}
         return {name: values.astype(np.int64) for name, values in kept.items()}
 
-    def _audio_tensors(self, waveforms: list[np.ndarray | None]) -> dict[str, np.ndarray]:
+    def _beyond_the_limit(
+        self, texts: list[str], tokens: dict[str, np.ndarray], settings: dict, windows: bool, notes: list[list[str]]
+    ) -> dict[str, np.ndarray]:
+        """The tokens; what was cut follows as further windows in the row if `windows`, else a note tells of it."""
+        limit = settings.get("max_length") or self.tokenizer.model_max_length
+        full = np.flatnonzero(tokens["attention_mask"].sum(axis=1) >= limit)
+        rows = {name: list(np.split(values, len(texts))) for name, values in tokens.items()}
+        special = self.tokenizer.num_special_tokens_to_add() if settings.get("add_special_tokens", True) else 0
+        for row in full.tolist():
+            whole = self.tokenizer(
+                texts[row], **{**settings, "padding": False, "max_length": limit}, return_overflowing_tokens=True
+            )
+            parts = whole["input_ids"]
+            cut = sum(len(part) - special for part in parts[1:])
+            if cut > 0 and windows:
+                for name in tokens:
+                    rows[name][row] = np.concatenate(whole[name])[None]
+                count = cut + limit - special
+                notes[row].append(f"text: its {count} tokens were read in {len(parts)} windows of at most {limit}")
+            elif cut > 0:
+                notes[row].append(
+                    f"text: the last {cut} of {cut + limit - special} tokens were cut off (limit {limit})"
+                )
+        if not windows:
+            return tokens
+        pad = {"input_ids": self.tokenizer.pad_token_id}
+        return {name: stack_padded(values, pad.get(name, 0)) for name, values in rows.items()}
+
+    def _is_unknown(self, character: str) -> bool:
+        """Whether the tokenizer has no token for a character."""
+        unknown = self.tokenizer.unk_token_id
+        return unknown is not None and unknown in self.tokenizer(character, add_special_tokens=False)["input_ids"]
+
+    def _audio_tensors(self, waveforms: list[np.ndarray | None], options: dict) -> dict[str, np.ndarray]:
         rows = [row for row, waveform in enumerate(waveforms) if waveform is not None]
         if not rows:
             return {}
         extracted = self.feature_extractor(
             [waveforms[row] for row in rows],
             sampling_rate=self.feature_extractor.sampling_rate,
-            padding=True,
-            return_attention_mask=True,
             return_tensors="np",
+            **{"padding": True, **options, "return_attention_mask": True},
         )
         # Other libraries' extractors call the mask of sound `attention_mask`, which here is the text's.
         named = {"audio_attention_mask" if key == "attention_mask" else key: extracted[key] for key in extracted}
         return {key: _at_rows(value, rows, len(waveforms)) for key, value in named.items()}
 
-    def _picture_tensors(self, frames: list[tuple[list, np.ndarray] | None], options: dict) -> dict[str, np.ndarray]:
+    def _picture_tensors(
+        self,
+        frames: list[tuple[list, np.ndarray] | None],
+        without_face: list[str],
+        options: dict,
+        notes: list[list[str]],
+    ) -> dict[str, np.ndarray]:
         if not any(frames):
             return {}
         clips = [None if clip is None else clip[0] for clip in frames]
         times = [None if clip is None else clip[1] for clip in frames]
-        return dict(self.image_processor(clips, times=times, return_tensors="np", **options))
+        data = dict(
+            self.image_processor(
+                clips, times=times, without_face=without_face, return_notes=True, return_tensors="np", **options
+            )
+        )
+        for said, more in zip(notes, data.pop("notes"), strict=True):
+            said += more
+        return data
+
+
+def _sorted_options(kwargs: Mapping[str, Any]) -> tuple[dict, dict, dict]:
+    """A call's options for the tokenizer, the image processor and the feature extractor; ValueError for others."""
+    flat = {name: value for name, value in kwargs.items() if name not in _NESTED}
+    common = {name: value for name, value in (kwargs.get("common_kwargs") or {}).items() if name != "return_tensors"}
+    pictures = {**(kwargs.get("images_kwargs") or {}), **(kwargs.get("videos_kwargs") or {})}
+    nested = {"text": kwargs.get("text_kwargs") or {}, "images": pictures, "audio": kwargs.get("audio_kwargs") or {}}
+    known = {"text": _TEXT_OPTIONS, "images": tuple(DEFAULT_IMAGE_SETTINGS), "audio": _AUDIO_OPTIONS}
+    unknown = set(flat) | set(common)
+    unknown -= {*_TEXT_OPTIONS, *DEFAULT_IMAGE_SETTINGS}
+    for modality, options in nested.items():
+        unknown |= set(options) - set(known[modality])
+        twice = sorted(set(options) & set(flat) & set(known[modality]))
+        if twice and modality != "audio":
+            raise ValueError(f"options {twice} were given both by themselves and under {modality}_kwargs.")
+    if unknown:
+        options = sorted({*_TEXT_OPTIONS, *DEFAULT_IMAGE_SETTINGS, *_AUDIO_OPTIONS, *_NESTED})
+        raise ValueError(f"unknown options {sorted(unknown)}; accepted: {', '.join(options)}.")
+    given = {**common, **flat}
+    # By themselves, padding and the like are the tokenizer's: the lengths of text and sound have nothing in common.
+    shared = {name: given[name] for name in ("return_attention_mask",) if name in given}
+    return (
+        {**{name: given[name] for name in given if name in _TEXT_OPTIONS}, **nested["text"]},
+        {**{name: given[name] for name in given if name in DEFAULT_IMAGE_SETTINGS}, **nested["images"]},
+        {**shared, **nested["audio"]},
+    )
 
 
 def _as_batch(name: str, values: Any) -> list | None:
-    """The samples of one modality: what is one clip, sound, still or string becomes a batch of one."""
+    """The samples of one modality, None for those that lack it: what is one clip, sound, still or string becomes a
+    batch of one."""
     if values is None:
         return None
+    return [None if is_absent(value) else value for value in _listed(name, values)]
+
+
+def _listed(name: str, values: Any) -> list:
     if isinstance(values, (np.ndarray, torch.Tensor)):
         single = {"images": (2, 3), "videos": (4,), "audio": (1,)}.get(name, ())
         return [values] if values.ndim in single else list(values)
-    if not isinstance(values, (list, tuple)):
+    if not isinstance(values, (list, tuple)) or name == "audio" and is_rated_array(values):
         return [values]
     if len(values) == 0:
         raise ValueError(f"{name} is an empty list; expected at least one sample.")
-    if name == "audio" and isinstance(values[0], (int, float, np.number)):
+    if name == "audio" and isinstance(values[0], (int, float, np.number)) and not is_absent(values[0]):
         return [values]
     if name == "videos" and not any(_is_clip(value) for value in values):
         return [values]
+    if name == "images":
+        return [_single_still(row, value) for row, value in enumerate(values)]
     return list(values)
+
+
+def _single_still(row: int, value: Any) -> Any:
+    """A sample's still, which may stand in a list of one; None for an empty list."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    if len(value) > 1:
+        raise ValueError(f"images: sample {row} has {len(value)} stills, expected one; frames of a clip go to videos.")
+    return value[0] if value else None
 
 
 def _is_clip(value: Any) -> bool:
     """Whether an item of a list of videos is a clip by itself rather than a frame of the only one."""
     if isinstance(value, (np.ndarray, torch.Tensor)):
         return value.ndim == 4
-    return value is None or isinstance(value, (list, tuple)) or is_media_source(value)
+    return isinstance(value, (list, tuple)) or is_absent(value) or is_media_source(value)
 
 
 def _at_rows(values: np.ndarray, rows: list[int], size: int) -> np.ndarray:

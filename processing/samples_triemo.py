@@ -1,19 +1,43 @@
-"""One sample as people give it: what kind of file it is, its still or frames, and whether it has a sound track."""
+"""One sample as people give it, and the answer they get: what modalities an input has, its still or frames, whether it
+has a sound track; scores from logits. In NumPy alone, for every runtime.
+"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from .media_images_triemo import load_image
-from .media_sources_triemo import fetch, first_stream, is_media_source, open_container, open_source
-from .media_triemo import load_frames
+from .media_images_triemo import load_image, picture_kind
+from .media_sources_triemo import (
+    MediaLimitError,
+    fetch,
+    first_stream,
+    is_media_source,
+    is_tensor,
+    open_container,
+    open_source,
+)
+from .media_triemo import is_rated_array, load_frames
+from .presence_triemo import is_absent
 
-__all__ = ["TASK", "has_sound", "media_kind", "read_input", "sample_frames", "stack_padded"]
+__all__ = [
+    "MASKS",
+    "TASK",
+    "has_sound",
+    "media_kind",
+    "present_modalities",
+    "ranked_scores",
+    "read_input",
+    "sample_frames",
+    "stack_padded",
+]
 
 TASK = "multimodal-emotion-recognition"
+# The mask of each modality, in the order of the modalities; all zero is how an absent one looks.
+MASKS = {"text": "attention_mask", "audio": "audio_attention_mask", "vision": "video_attention_mask"}
 _ARGUMENT = {"text": "text", "audio": "audio", "video": "videos", "image": "images"}
+_MOST_CHANNELS = 32  # rows of an array of rank 2 that is sound; more are a picture's
 
 
 def read_input(input_: Any) -> dict[str, Any]:
@@ -21,25 +45,49 @@ def read_input(input_: Any) -> dict[str, Any]:
     A pipeline's input as the processor's arguments: any of `text`, `audio`, `videos`, `images`, one sample each.
 
     Args:
-        input_: path, URL or bytes of a media file, or a dict with any of `text`, `audio`, `video`, `image`.
+        input_: path, URL, bytes or open file of a medium; a PIL image; an array or tensor (rank 1 or a few rows of
+            floats: sound; picture; rank 4: frames); sound as `{"array", "sampling_rate"}` or a tuple of the two; or a
+            dict with any of `text`, `audio`, `video`, `image`, where empty cells (`is_absent`) count as not given.
 
     Raises:
         ValueError: an unknown key, nothing given, or a file that cannot be read.
     """
-    is_file = not isinstance(input_, Mapping) or bool(input_) and set(input_) <= {"bytes", "path"}
-    if is_file:
+    if isinstance(input_, Mapping) and not _is_medium(input_):
+        sample = input_
+    else:
         input_ = fetch(input_)  # once, for its kind and its content
-    sample = {media_kind(input_): input_} if is_file else input_
-    unknown = sorted(set(sample) - set(_ARGUMENT))
+        sample = {_kind_in_memory(input_) or media_kind(input_): input_}
+    unknown = sorted(set(map(str, sample)) - set(_ARGUMENT))
     if unknown:
         raise ValueError(
             f"an input may have the keys {', '.join(_ARGUMENT)}, got {unknown}; of a dataset take the columns "
             "with select_columns and rename_column."
         )
-    given = {_ARGUMENT[name]: value for name, value in sample.items() if value is not None}
+    given = {_ARGUMENT[name]: value for name, value in sample.items() if not is_absent(value)}
     if not given:
-        raise ValueError(f"an input needs at least one of {', '.join(_ARGUMENT)}, got none.")
+        raise ValueError(f"nothing to process: an input needs at least one of {', '.join(_ARGUMENT)}, got none.")
     return given
+
+
+def _is_medium(mapping: Mapping) -> bool:
+    """Whether a dict is one medium, as `datasets` gives it, rather than a sample of several."""
+    keys = set(mapping)
+    return bool(keys) and (keys <= {"bytes", "path"} or bool(keys & {"array", "raw"}))
+
+
+def _kind_in_memory(value: Any) -> str | None:
+    """What something decoded already is: "audio", "image" or "video"; None for a file."""
+    if isinstance(value, Mapping) and not is_media_source(value):
+        return "audio"
+    if is_rated_array(value) or hasattr(value, "get_all_samples"):
+        return "audio"
+    if isinstance(value, Image.Image):
+        return "image"
+    if isinstance(value, np.ndarray) or is_tensor(value):
+        if value.ndim == 1 or value.ndim == 2 and len(value) <= _MOST_CHANNELS:
+            return "audio"
+        return "video" if value.ndim == 4 else "image"
+    return None
 
 
 def sample_frames(
@@ -65,7 +113,10 @@ def sample_frames(
 
 def has_sound(clip: Any) -> bool:
     """Whether a clip is a file with a sound track."""
-    return clip is not None and is_media_source(clip) and _has_stream(clip, "audio")
+    if clip is None or not is_media_source(clip):
+        return False
+    with open_source(clip) as (file, name):
+        return picture_kind(file, name) is None and "audio" in _streams(file, name)
 
 
 def media_kind(source: Any) -> str:
@@ -76,20 +127,29 @@ def media_kind(source: Any) -> str:
         ValueError: if it cannot be read. A string is always a path or URL; a sentence goes in as `{"text": ...}`.
     """
     try:
-        with open_source(source) as (file, _):
-            try:
-                with Image.open(file) as image:
-                    return "video" if getattr(image, "n_frames", 1) > 1 else "image"
-            except Image.DecompressionBombError:
-                return "image"  # and refused as such, by its size
-            except (UnidentifiedImageError, OSError):
-                pass  # not a picture: sound or video
+        with open_source(source) as (file, name):
+            picture = picture_kind(file, name)
+            if picture is not None:
+                return "video" if picture[1] else "image"
+            return "video" if "video" in _streams(file, name) else "audio"
+    except MediaLimitError:
+        raise
     except ValueError as error:
+        if not isinstance(source, str):
+            raise
         raise ValueError(f'{error} (A sentence is given as {{"text": ...}}.)') from error
-    return "video" if _has_stream(source, "video") else "audio"
 
 
-def stack_padded(rows: list[np.ndarray | None], padding_value: int | float) -> np.ndarray:
+def _streams(file: Any, name: str) -> set[str]:
+    """Which of "audio" and "video" a file holds; ValueError if neither."""
+    with open_container(file, name) as container:
+        found = {kind for kind in ("audio", "video") if first_stream(container, kind) is not None}
+    if not found:
+        raise ValueError(f"Cannot read media from {name}: it has neither sound nor picture.")
+    return found
+
+
+def stack_padded(rows: Sequence[np.ndarray | None], padding_value: int | float) -> np.ndarray:
     """(1, steps, ...) arrays of different steps, and None, to (B, longest, ...)."""
     some = next(row for row in rows if row is not None)
     longest = max(row.shape[1] for row in rows if row is not None)
@@ -100,9 +160,36 @@ def stack_padded(rows: list[np.ndarray | None], padding_value: int | float) -> n
     return batch
 
 
-def _has_stream(source: Any, kind: str) -> bool:
-    with open_source(source) as (file, name), open_container(file, name) as container:
-        found = {stream_kind for stream_kind in ("audio", "video") if first_stream(container, stream_kind) is not None}
-        if not found:
-            raise ValueError(f"Cannot read media from {name}: it has neither sound nor picture.")
-        return kind in found
+def present_modalities(tensors: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a batch of one has of text, audio, vision, in this order: those whose mask is not all zero."""
+    return tuple(name for name, mask in MASKS.items() if mask in tensors and bool(tensors[mask].any()))
+
+
+def ranked_scores(
+    logits: np.ndarray, config: Any, modality_mask: Sequence[bool], top_k: int | None = None
+) -> list[dict[str, Any]]:
+    """
+    The answer for one sample, best first.
+
+    Args:
+        logits: (classes,).
+        config: has `resolved_problem_type`, `id2label` and `temperature_of`, which scales all but regression.
+        modality_mask: whether the sample has text, audio and vision.
+        top_k: how many labels; all by default.
+
+    Returns:
+        `{"label", "score"}` of each label: a probability, of each label its own in multi-label, or the value itself in
+        regression.
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    scaled = values / config.temperature_of(modality_mask)
+    problem = config.resolved_problem_type
+    if problem == "regression":
+        scores = values
+    elif problem == "multi_label_classification":
+        scores = 1 / (1 + np.exp(-scaled))
+    else:
+        scores = np.exp(scaled - scaled.max())
+        scores /= scores.sum()
+    order = np.argsort(-scores, kind="stable")[:top_k].tolist()
+    return [{"label": config.id2label[index], "score": float(scores[index])} for index in order]

@@ -44,6 +44,8 @@ def print_sample(console: Console, sample: Sample, evidence: Evidence) -> None:
     note = fallback_note(evidence.missing, evidence.modalities)
     if note:
         _line(console, f"Note:      {note}", style="yellow")
+    for told in evidence.notes:
+        _line(console, f"Note:      {told}.", style="yellow")
 
 
 def print_reading(console: Console, reading: Reading, top_k: int | None, is_share: bool = True) -> None:

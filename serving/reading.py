@@ -5,11 +5,9 @@ Nothing here needs torch until a checkpoint is loaded: an exported graph is read
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import factorial
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from triemo.serving.onnx.processing.samples_triemo import MASKS, present_modalities
 from triemo.serving.samples import Sample
 from triemo.training.common import HUB_MODEL, default_model
 
@@ -50,12 +49,9 @@ __all__ = [
 
 Subset = tuple[str, ...]
 
-# The mask of each modality, in the order of the modalities; as the model names them, and here without torch.
-MASKS = {"text": "attention_mask", "audio": "audio_attention_mask", "vision": "video_attention_mask"}
 
 NEEDED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # no code: the installed package is what runs
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
-_IMAGE_LOGGER = logging.getLogger("triemo.processing.image_processing_triemo")
 
 
 # Loading
@@ -202,11 +198,13 @@ class Evidence:
         modalities: those of text, audio, vision that the model gets.
         faces: frames with a face, and frames looked at; None without picture.
         missing: why something that was given is not among the modalities.
+        notes: what the processor noticed besides: several faces, text that was cut, silence.
     """
 
     modalities: Subset
     faces: tuple[int, int] | None = None
     missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -255,9 +253,9 @@ def prepare(reader: Any, sample: Sample, **options: Any) -> tuple[dict[str, Any]
     Raises:
         ValueError: unreadable media, or nothing to read from.
     """
-    with _said_only_once():
-        tensors = reader.preprocess(sample.inputs, **options)
-    return tensors, _evidence(sample, tensors, options.get("use_sound_track", True))
+    tensors = reader.preprocess(sample.inputs, return_notes=True, **options)
+    (notes,) = tensors.pop("notes")
+    return tensors, _evidence(sample, tensors, notes, options.get("use_sound_track", True))
 
 
 def read_sample(reader: Any, sample: Sample, **options: Any) -> Reading:
@@ -294,6 +292,7 @@ def reading_document(reading: Reading, top_k: int | None = None) -> dict[str, An
         "modalities": list(evidence.modalities),
         "frames": faces,
         "missing": evidence.missing,
+        "notes": evidence.notes,
     }
 
 
@@ -306,21 +305,7 @@ def subsets_document(read: SubsetReading) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _said_only_once() -> Iterator[None]:
-    """What a note says of a sample by its name, the log would say once more by its place in a batch of one."""
-
-    def is_other(record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith("No face was found")
-
-    _IMAGE_LOGGER.addFilter(is_other)
-    try:
-        yield
-    finally:
-        _IMAGE_LOGGER.removeFilter(is_other)
-
-
-def _evidence(sample: Sample, tensors: Mapping[str, Any], use_sound_track: bool) -> Evidence:
+def _evidence(sample: Sample, tensors: Mapping[str, Any], notes: list[str], use_sound_track: bool) -> Evidence:
     modalities = present_modalities(tensors)
     faces = None
     missing = []
@@ -330,16 +315,12 @@ def _evidence(sample: Sample, tensors: Mapping[str, Any], use_sound_track: bool)
         if "vision" not in modalities:
             missing.append(f"no face was found in {'the picture' if faces[1] == 1 else f'{faces[1]} frames'}")
     if "video" in sample.inputs and "audio" not in modalities and use_sound_track:
-        missing.append("the clip has no sound track")
-    return Evidence(modalities, faces, missing)
+        silent = any(note.startswith("audio:") for note in notes)
+        missing.append("nothing is heard in the clip" if silent else "the clip has no sound track")
+    return Evidence(modalities, faces, missing, notes)
 
 
 # Subsets of the modalities
-
-
-def present_modalities(tensors: Mapping[str, Any]) -> Subset:
-    """What a batch of one has of text, audio, vision, in this order: those whose mask is not all zero."""
-    return tuple(name for name, mask in MASKS.items() if mask in tensors and bool(tensors[mask].any()))
 
 
 def subsets_of(modalities: Subset) -> list[Subset]:

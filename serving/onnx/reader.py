@@ -8,6 +8,7 @@ Needs onnxruntime, tokenizers, numpy, Pillow and, for sound and video files, PyA
 """
 
 import json
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,22 +23,43 @@ from tokenizers import Tokenizer
 
 from triemo.serving.onnx.faces import OnnxFaceDetector, load_session
 from triemo.serving.onnx.processing.faces_triemo import resolve_face_detector
-from triemo.serving.onnx.processing.media_sources_triemo import fetch, is_media_source
+from triemo.serving.onnx.processing.media_sources_triemo import current_limits, fetch, is_media_source
 from triemo.serving.onnx.processing.media_triemo import (
     check_sampling_rate,
+    from_rated_array,
+    is_rated_array,
     load_audio,
     resample_by_ffmpeg,
     waveform_from_array,
 )
 from triemo.serving.onnx.processing.pictures_triemo import Clip, checked_image_settings, picture_arrays
-from triemo.serving.onnx.processing.samples_triemo import TASK, has_sound, read_input, sample_frames, stack_padded
-from triemo.serving.reading import MASKS
+from triemo.serving.onnx.processing.presence_triemo import (
+    NothingToReadError,
+    check_text,
+    name_emoji,
+    say_once,
+    unheard,
+    unknown_words,
+)
+from triemo.serving.onnx.processing.samples_triemo import (
+    MASKS,
+    TASK,
+    has_sound,
+    present_modalities,
+    ranked_scores,
+    read_input,
+    sample_frames,
+    stack_padded,
+)
 from triemo.training.export import GRAPHS, METADATA, TOKENIZER
 
 __all__ = ["OnnxConfig", "OnnxEmotionReader", "OnnxInputs"]
 
+logger = logging.getLogger(__name__)
+
 _FLOATS = ("input_values", "pixel_values", "video_times")
 _KINDS = {name: np.float32 if name in _FLOATS else np.int64 for name in (*_FLOATS, "input_ids", *MASKS.values())}
+_TEXT_INPUTS = ("input_ids", "attention_mask")
 _PARAMETERS = ("use_sound_track", "sampling_rate", "num_frames", "frame_rate")
 
 
@@ -141,20 +163,34 @@ class OnnxEmotionReader:
             return list(self._answers(inputs, top_k, batch_size, parameters))
         if isinstance(inputs, Iterator) or hasattr(inputs, "select_columns"):
             return self._answers(inputs, top_k, batch_size, parameters)
-        return next(self._answers([inputs], top_k, 1, parameters))
+        return self.postprocess(self.forward(self.preprocess(inputs, **parameters)), top_k)
 
     def _answers(
         self, inputs: Iterable, top_k: int | None, batch_size: int, parameters: dict[str, Any]
     ) -> Iterator[list[dict[str, Any]]]:
         waiting = iter(inputs)
-        while samples := [self.preprocess(input_, **parameters) for input_ in islice(waiting, batch_size)]:
-            outputs = self.forward(self._collated(samples))
-            for row in range(len(samples)):
+        while samples := [self._preprocess_of_many(input_, **parameters) for input_ in islice(waiting, batch_size)]:
+            kept = [sample for sample in samples if sample is not None]
+            outputs = self.forward(self._collated(kept)) if kept else {}
+            row = 0
+            for sample in samples:
+                if sample is None:
+                    yield []
+                    continue
                 yield self.postprocess({name: value[row : row + 1] for name, value in outputs.items()}, top_k)
+                row += 1
 
     def preprocess(self, input_: Any, **parameters: Any) -> dict[str, np.ndarray]:
         """One input to the arrays of a batch of one; parameters as in a call."""
         return self._inputs.arrays(input_, **parameters)
+
+    def _preprocess_of_many(self, input_: Any, **parameters: Any) -> dict[str, np.ndarray] | None:
+        """As `preprocess`; None for what has nothing to read from, so that the others are not lost."""
+        try:
+            return self.preprocess(input_, **parameters)
+        except NothingToReadError as error:
+            logger.warning(f"An input has an empty answer: {error}")
+            return None
 
     def _collated(self, samples: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         names = dict.fromkeys(name for sample in samples for name in sample)
@@ -164,22 +200,30 @@ class OnnxEmotionReader:
     def forward(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """`logits` (batch, classes) and `modality_mask` (batch, 3) bool, which of text, audio, vision each has."""
         given = self._inputs.completed(arrays)
-        (logits,) = self.session.run(["logits"], given)
-        return {"logits": logits, "modality_mask": self._inputs.modality_mask(given)}
+        return {"logits": self._logits(given), "modality_mask": self._inputs.modality_mask(given)}
+
+    def _logits(self, given: dict[str, np.ndarray]) -> np.ndarray:
+        """As the pipeline: text in several windows is read one after the other, and the mean weighted by tokens."""
+        limit = self._inputs.text_limit
+        if limit is None or given["input_ids"].shape[1] <= limit:
+            return self.session.run(["logits"], given)[0]
+        mask = given["attention_mask"]
+        total, weight = np.zeros((len(mask), self.config.num_labels), np.float32), np.zeros((len(mask), 1), np.float32)
+        for start in range(0, mask.shape[1], limit):
+            tokens = mask[:, start : start + limit].sum(1)
+            rows = np.flatnonzero(tokens) if start else np.arange(len(mask))
+            window = {
+                name: value[rows][:, start : start + limit] if name in _TEXT_INPUTS else value[rows]
+                for name, value in given.items()
+            }
+            read = np.maximum(tokens[rows, None], 1).astype(np.float32)
+            total[rows] += read * self.session.run(["logits"], window)[0]
+            weight[rows] += read
+        return total / weight
 
     def postprocess(self, outputs: Mapping[str, np.ndarray], top_k: int | None = None) -> list[dict[str, Any]]:
         """Scores of the labels of the first sample, best first."""
-        logits = outputs["logits"][0].astype(np.float64)
-        scaled = logits / self.config.temperature_of(outputs["modality_mask"][0].tolist())
-        if self.config.resolved_problem_type == "regression":
-            scores = logits
-        elif self.config.resolved_problem_type == "multi_label_classification":
-            scores = 1 / (1 + np.exp(-scaled))
-        else:
-            scores = np.exp(scaled - scaled.max())
-            scores /= scores.sum()
-        order = np.argsort(-scores, kind="stable")[:top_k].tolist()
-        return [{"label": self.config.id2label[index], "score": float(scores[index])} for index in order]
+        return ranked_scores(outputs["logits"][0], self.config, outputs["modality_mask"][0].tolist(), top_k)
 
 
 def _facts(file: Path, described: str | None) -> dict[str, Any]:
@@ -243,13 +287,16 @@ class OnnxInputs:
         self.modalities: tuple[str, ...] = tuple(facts["modalities"])
         self.shapes = shapes
         self.pad_token_id = 0
+        self.text_limit: int | None = None
         self._make_detector = make_detector
         self._detectors: dict[tuple[int, int], Any] = {}
         if "text" in self.modalities:
             self.pad_token_id = facts["text"]["pad_token_id"]
             self._tokenizer = _tokenizer(folder / TOKENIZER)
             self._tokenizer.no_padding()
-            self._tokenizer.enable_truncation(facts["text"]["max_length"])
+            self.text_limit = facts["text"]["max_length"]
+            self._tokenizer.enable_truncation(self.text_limit)
+            self._unknown = _unknown_token(self._tokenizer)
         if "audio" in self.modalities:
             self._sampling_rate = facts["audio"]["sampling_rate"]
         if "vision" in self.modalities:
@@ -261,8 +308,9 @@ class OnnxInputs:
         input_: Any,
         use_sound_track: bool = True,
         sampling_rate: int | None = None,
+        return_notes: bool = False,
         **clip_options: Any,
-    ) -> dict[str, np.ndarray]:
+    ) -> dict[str, Any]:
         """
         The arrays of what an input has, a batch of one.
 
@@ -270,6 +318,7 @@ class OnnxInputs:
             input_: as the pipeline takes it.
             use_sound_track: whether the sound of a video counts.
             sampling_rate: of sound given as an array, in Hz.
+            return_notes: add `notes`, a list of one list, as the pipeline does.
             clip_options: `num_frames`, `frame_rate` (Hz).
 
         Raises:
@@ -277,7 +326,8 @@ class OnnxInputs:
         """
         given = read_input(input_)
         clip = fetch(given.get("videos"))
-        data = self._text(given.get("text"))
+        notes: list[str] = []
+        data = self._text(given.get("text"), notes)
         sound = given.get("audio")
         if sound is None and "audio" in self.modalities and use_sound_track and has_sound(clip):
             sound = clip
@@ -285,17 +335,27 @@ class OnnxInputs:
             if given.get(name) is not None and modality not in self.modalities:
                 raise ValueError(f"the input has {name}, but this model has no {modality} (it has {self.modalities}).")
         if sound is not None:
-            waveform = self._waveform(sound, sampling_rate)
-            data["input_values"] = waveform[None]
-            data["audio_attention_mask"] = np.ones((1, len(waveform)), dtype=np.int64)
+            waveform = self._waveform(sound, sampling_rate, notes)
+            reason = unheard(waveform, self._sampling_rate)
+            if reason is None:
+                data["input_values"] = waveform[None]
+                data["audio_attention_mask"] = np.ones((1, len(waveform)), dtype=np.int64)
+            else:
+                notes.append(reason)
         if "vision" in self.modalities:
             settings = checked_image_settings({**self._settings, **clip_options})
             frames = sample_frames(given.get("images"), clip, settings["num_frames"], settings["frame_rate"])
             if frames is not None:
-                pictures, _ = picture_arrays([Clip(*frames)], settings, lambda: self._detector(settings))
+                without_face = "absent" if given.get("images") is None else "crop" if data else "whole"
+                pictures, (told,) = picture_arrays([Clip(*frames, without_face)], settings, self._detector)
                 data |= pictures
-        if not any(data[mask].any() for mask in MASKS.values() if mask in data):
-            raise ValueError("no face was found, and the input has neither text nor sound besides.")
+                notes += told
+        if not present_modalities(data):
+            reasons = f" ({'; '.join(notes)})" if notes else ""
+            raise NothingToReadError(f"no face was found, and the input has neither text nor sound besides{reasons}.")
+        if return_notes:
+            return {**data, "notes": [notes]}
+        say_once(logger, notes)
         return data
 
     def completed(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -320,28 +380,47 @@ class OnnxInputs:
         absent = np.zeros(batch, dtype=bool)
         return np.stack([arrays[mask].any(1) if mask in arrays else absent for mask in MASKS.values()], axis=1)
 
-    def _text(self, text: Any) -> dict[str, np.ndarray]:
+    def _text(self, text: Any, notes: list[str]) -> dict[str, np.ndarray]:
         if text is None:
             return {}
-        if not isinstance(text, str):
-            raise ValueError(f"text must be a string, got {type(text).__name__}.")
-        if not text.strip():
+        check_text(text, 0)
+        if "text" not in self.modalities:
             return {}
-        tokens = np.array([self._tokenizer.encode(text).ids], dtype=np.int64) if "text" in self.modalities else None
-        return {} if tokens is None else {"input_ids": tokens, "attention_mask": np.ones_like(tokens)}
+        encoded = self._tokenizer.encode(name_emoji(text, self._is_unknown))
+        special = {
+            token for token, is_special in zip(encoded.ids, encoded.special_tokens_mask, strict=True) if is_special
+        }
+        strange, own = unknown_words(encoded.ids, self._unknown, special - {self._unknown})
+        if strange == own:
+            notes.append(f"text: none of its {own} tokens is known to the tokenizer, so it counts as absent")
+            return {}
+        if 2 * strange > own:
+            notes.append(f"text: {strange} of {own} tokens are unknown to the tokenizer (another script?)")
+        windows = [encoded, *encoded.overflowing]
+        if len(windows) > 1:
+            total = sum(len(window.ids) - sum(window.special_tokens_mask) for window in windows)
+            notes.append(f"text: its {total} tokens were read in {len(windows)} windows of at most {self.text_limit}")
+        tokens = np.array([[token for window in windows for token in window.ids]], dtype=np.int64)
+        return {"input_ids": tokens, "attention_mask": np.ones_like(tokens)}
 
-    def _waveform(self, source: Any, sampling_rate: int | None) -> np.ndarray:
+    def _is_unknown(self, character: str) -> bool:
+        return self._unknown in self._tokenizer.encode(character, add_special_tokens=False).ids
+
+    def _waveform(self, source: Any, sampling_rate: int | None, notes: list[str]) -> np.ndarray:
         """Mono samples at the graph's rate. Arrays are resampled by FFmpeg, as files are; torch is not asked."""
         if is_media_source(source):
-            return load_audio(source, self._sampling_rate)
+            return load_audio(source, self._sampling_rate, notes)
         rate = sampling_rate
+        if is_rated_array(source):
+            source = from_rated_array(source)
         if isinstance(source, Mapping):
             rate = source.get("sampling_rate")
             source = source.get("array", source.get("raw"))
             if rate is None:
                 raise ValueError('Sound given as {"array", ...} must state its "sampling_rate" in Hz, got none.')
-        waveform = waveform_from_array(source)
+        waveform = waveform_from_array(source, notes)
         rate = self._sampling_rate if rate is None else check_sampling_rate(rate)
+        current_limits().check_sampling_rate(rate, "an array")
         return waveform if rate == self._sampling_rate else resample_by_ffmpeg(waveform, rate, self._sampling_rate)
 
     def _detector(self, settings: Mapping[str, Any]) -> Any:
@@ -353,3 +432,9 @@ class OnnxInputs:
             own = self._make_detector(*sizes) if kind in ("auto", "mtcnn") else None
             self._detectors[sizes] = resolve_face_detector(own or kind, None, *sizes)
         return self._detectors[sizes]
+
+
+def _unknown_token(tokenizer: Tokenizer) -> int | None:
+    """The id of the token that stands for what the vocabulary lacks; None where there is none."""
+    name = getattr(tokenizer.model, "unk_token", None)
+    return None if name is None else tokenizer.token_to_id(name)

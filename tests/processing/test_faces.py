@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from skimage import data
 
@@ -17,6 +18,7 @@ from triemo.processing.faces_triemo import (
     locate_main_face,
     resolve_face_detector,
 )
+from triemo.processing.image_processing_triemo import TriemoImageProcessor
 from triemo.processing.mtcnn_triemo import MtcnnFaceDetector, load_mtcnn_weights, non_maximum_suppression
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "checkpoints" / "triemo-small" / "face_detector.safetensors"
@@ -261,3 +263,89 @@ def test_cut_follows_a_box_between_pixels():
     ramp = np.repeat(np.tile(np.arange(0, 200, 2, dtype=np.uint8), (100, 1))[..., None], 3, axis=2)
     at, half_on = (cut_crop(ramp, np.array([x, 20, x + 40, 60]), (40, 40)) for x in (20.0, 20.5))
     np.testing.assert_array_equal(half_on[:, 1:-1].astype(int) - at[:, 1:-1], 1)
+
+
+# ----- what is read, and what is said of it --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def processor() -> TriemoImageProcessor:
+    return TriemoImageProcessor(face_detector_weights=WEIGHTS)
+
+
+def read(processor: TriemoImageProcessor, *pictures: np.ndarray | list, **options) -> tuple[list[list[int]], list]:
+    found = processor(list(pictures) if len(pictures) > 1 else pictures[0], return_notes=True, **options)
+    return found["video_attention_mask"].tolist(), found["notes"]
+
+
+def test_several_faces_are_counted_and_the_one_that_was_read_is_named(processor):
+    astronaut = data.astronaut()
+    small = np.asarray(Image.fromarray(astronaut).resize((300, 300)))
+    group = np.concatenate([astronaut, np.pad(small, ((0, 212), (0, 0), (0, 0)))], axis=1)
+    mask, ((note,),) = read(processor, group)
+    assert mask == [[1]]
+    assert note.startswith("vision: 2 faces were found, and the one at [")
+    box = [int(side) for side in note[note.index("[") + 1 : note.index("]")].split(",")]
+    assert iou(box, ASTRONAUT) > 0.75
+    assert read(processor, astronaut) == ([[1]], [[]])
+
+
+def test_a_small_face_is_looked_for_again_at_a_larger_size(processor):
+    """24 pixels of a 480-pixel copy are 5 %; here the face is 2.5 % of the picture's side."""
+    face = np.asarray(Image.fromarray(data.astronaut()).resize((256, 256), Image.Resampling.LANCZOS))
+    photo = np.full((1800, 1800, 3), 120, np.uint8)
+    photo[700:956, 900:1156] = face
+    (box,) = processor.detect_faces(photo)
+    assert iou(box, np.array(ASTRONAUT) / 2 + [900, 700, 900, 700]) > 0.6
+    assert read(processor, photo)[0] == [[1]]
+    blank = np.full((1800, 1800, 3), 120, np.uint8)
+    _, ((note,),) = read(processor, blank)
+    assert "faces below 1.3 % of the picture's longer side are not looked for (raise detection_size)" in note
+
+
+def test_a_picture_that_is_too_small_holds_no_face(processor):
+    for side in (1, 12, 23):
+        mask, ((note,),) = read(processor, np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))
+        assert mask == [[0]]
+        assert note == (
+            f"vision: no face was found: a picture of {side} x {side} pixels is too small for one (min_face_size=24)"
+        )
+    assert read(processor, np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8)) == ([[1]], [[]])
+
+
+def test_a_still_without_a_face_is_read_whole_and_a_clip_is_not(processor):
+    """Alone any still, beside other modalities one that looks like a face crop; never what is of one colour."""
+    crop = np.asarray(Image.fromarray(data.coffee()).resize((100, 100)))
+    scene = data.coffee()
+    whole = ["vision: no face was found in the picture at any size, so it was read whole"]
+    for still in (crop, scene):
+        assert read(processor, still) == ([[1]], [whole])
+    expected = processor(crop, face_detector=None)["pixel_values"]
+    np.testing.assert_array_equal(processor(crop)["pixel_values"], expected)
+    assert read(processor, [crop], [crop, crop])[0] == [[0, 0], [0, 0]]
+    for choice, wanted in (("crop", [[1], [0]]), ("whole", [[1], [1]]), ("absent", [[0], [0]])):
+        assert read(processor, [crop], [scene], without_face=[choice] * 2)[0] == wanted
+    grey = np.full((100, 100, 3), 90, np.uint8)
+    assert read(processor, grey)[0] == [[0]]
+
+
+def test_aligned_crops_of_raf_db_are_all_read(processor):
+    folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "raf_db" / "Image" / "aligned"
+    if not folder.is_dir():
+        pytest.skip("needs RAF-DB beside the checkout")
+    crops = sorted(folder.glob("test_*"))[::100][:31]
+    masks, notes = read(processor, *[[crop] for crop in crops], without_face=["crop"] * len(crops))
+    assert len(crops) == 31 and masks == [[1]] * len(crops)
+    assert 0 <= sum(bool(said) for said in notes) < 10
+
+
+def test_thin_pictures_take_little_memory(processor):
+    """A border of half the longer side around 20,000 x 1 would be 2.4 GB."""
+    import tracemalloc
+
+    thin = np.random.default_rng(0).integers(0, 256, (30, 20_000, 3), np.uint8)
+    tracemalloc.start()
+    mask, _ = read(processor, [thin])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert mask == [[0]] and peak < 200e6

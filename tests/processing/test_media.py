@@ -19,7 +19,7 @@ from media_files import (
 )
 from PIL import Image
 
-from triemo.processing import media_sources_triemo, media_triemo
+from triemo.processing import media_limits, media_triemo
 from triemo.processing.media_triemo import load_audio, load_frames, probe_media
 
 
@@ -329,13 +329,12 @@ def test_of_a_damaged_file_what_decodes_is_returned(media, tmp_path):
     np.testing.assert_allclose(waveform[:4000], load_audio(media / "clip.mp4")[:4000], atol=1e-4)
 
 
-def test_urls(media, media_url, monkeypatch):
+def test_urls(media, media_url):
     np.testing.assert_array_equal(load_audio(f"{media_url}/clip.mp4"), load_audio(media / "clip.mp4"))
     assert indices(f"{media_url}/clip.mp4", num_frames=4) == [6, 18, 31, 43]
     with pytest.raises(ValueError, match="gone.mp4.*404"):
         load_audio(f"{media_url}/gone.mp4")
-    monkeypatch.setattr(media_sources_triemo, "MAX_DOWNLOAD_BYTES", 100)
-    with pytest.raises(ValueError, match="clip.mp4.*larger than 100 bytes"):
+    with media_limits(bytes=100), pytest.raises(ValueError, match="clip.mp4.*beyond the limit bytes=100"):
         load_frames(f"{media_url}/clip.mp4")
     with pytest.raises(ValueError, match="http://127.0.0.1:9"):
         load_audio("http://127.0.0.1:9/clip.mp4")

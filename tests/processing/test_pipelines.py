@@ -257,7 +257,8 @@ def test_unknown_keys_and_parameters_are_refused(reader):
 def test_a_clip_without_a_face_and_nothing_else_is_refused(own_reader, media):
     """With text besides it counts as text alone."""
     own_reader.processor.image_processor.face_detector = lambda frames: [np.zeros((0, 5)) for _ in frames]
-    for input_ in (str(media / "silent.mp4"), {"image": picture(height=70)}):
+    grey = np.full((70, 50, 3), 90, np.uint8)  # of one colour: a picture of something would be read whole
+    for input_ in (str(media / "silent.mp4"), {"image": grey}):
         with pytest.raises(ValueError, match="no face was found, and the input has neither text nor sound"):
             own_reader(input_)
     same_answers([own_reader({"video": media / "silent.mp4", "text": "fine"})], [own_reader({"text": "fine"})])
@@ -410,3 +411,44 @@ def test_stock_video_classification(checkpoint, reader, media):
         same_answer(pipe(str(media / "clip.mp4"), **({} if count == 4 else {"num_frames": count})), wanted)
     answers = pipe([str(media / "clip.mp4"), str(media / "silent.mp4")])
     same_answers(answers[:1], [pipe(str(media / "clip.mp4"))])
+
+
+# ----- other problems than one label ---------------------------------------------------------------------------------
+
+
+def test_a_model_of_one_output_answers_with_its_value(media):
+    """As its loss has it: regression, whatever the config leaves unsaid. A softmax over one output is 1 for all."""
+    model = tiny_classifier(num_labels=1, id2label={0: "valence"}, label2id={"valence": 0})
+    model.config.problem_type = None
+    reader = MultimodalEmotionRecognitionPipeline(model=model, processor=tiny_processor(), task=TASK)
+    for sample, arguments in (({"text": "so sad"}, {"text": "so sad"}), ({"image": picture()}, {"images": picture()})):
+        raw = logits(model, **reader.processor(**arguments))[0, 0]
+        (entry,) = reader(sample)
+        assert entry["label"] == "valence" and entry["score"] == pytest.approx(raw.item(), abs=1e-6)
+        assert entry["score"] != pytest.approx(1.0)
+
+
+def test_empty_inputs_are_refused(reader):
+    with pytest.raises(ValueError, match="inputs: got an empty list, expected at least one input"):
+        reader([])
+
+
+def test_what_is_in_memory_is_an_input_by_itself(reader, media, still):
+    """PIL images, arrays, sound with its rate, open files."""
+    wave = load_audio(media / "sound.wav")
+    of_sound = reader({"audio": {"array": wave, "sampling_rate": 16000}})
+    for sound in ({"array": wave, "sampling_rate": 16000}, (16000, wave), (torch.from_numpy(wave)[None], 16000)):
+        same_answers([reader(sound)], [of_sound])
+    of_still = reader({"image": str(still)})
+    for form in (Image.open(still), picture(), torch.from_numpy(picture()).permute(2, 0, 1)):
+        same_answers([reader(form)], [of_still])
+    with open(media / "clip.mp4", "rb") as file:
+        same_answers([reader(file)], [reader(media / "clip.mp4")])
+        same_answers([reader({"video": file})], [reader(media / "clip.mp4")])
+
+
+def test_limits_and_notes_of_a_call(reader, media):
+    with pytest.raises(ValueError, match=r"sound\.wav.*limit seconds=0\.5"):
+        reader(media / "sound.wav", limits={"seconds": 0.5})
+    told = reader(media / "sound.wav", return_notes=True, top_k=1)
+    assert told == {"scores": reader(media / "sound.wav", top_k=1), "modalities": ["audio"], "notes": []}

@@ -356,3 +356,64 @@ def test_a_portrait_clip_and_its_sound_stay_together(processor, tmp_path):
     assert torch.allclose(upright, torch.rot90(stored), atol=0.1) and not torch.allclose(upright, stored, atol=0.1)
     loudness = batch["input_features"][0].amax(1)
     assert loudness[:40].max() < loudness[60:140].min()
+
+
+# ----- the library's conventions -------------------------------------------------------------------------------------
+
+
+def test_options_may_be_nested_by_modality(processor, media):
+    """As every processor of the library takes them; given both ways they are refused."""
+    sound = {"array": sine(0.37, 16000)[0], "sampling_rate": 16000}
+    nested = processor(
+        text="so happy",
+        images=picture(),
+        audio=sine(0.37, 8000)[0],
+        text_kwargs={"padding": "max_length", "max_length": 9, "padding_side": "left"},
+        images_kwargs={"do_rescale": False, "size": 16},
+        audio_kwargs={"sampling_rate": 8000, "padding": "max_length", "max_length": 60},
+        common_kwargs={"return_tensors": "np"},
+    )
+    assert isinstance(nested["input_ids"], np.ndarray)
+    assert nested["attention_mask"].tolist() == [[0] * 5 + [1] * 4]
+    assert nested["pixel_values"].shape == (1, 1, 1, 16, 16) and nested["pixel_values"].max() > 100
+    assert nested["audio_attention_mask"].shape == (1, 60) and nested["audio_attention_mask"].sum() == 37
+    bare = processor(text="so happy", add_special_tokens=False)
+    assert processor.tokenizer.decode(bare["input_ids"][0]) == "so happy"
+    assert set(processor(text="so happy", audio=sound, return_attention_mask=False)) == {
+        "input_ids",
+        "token_type_ids",
+        "input_features",
+    }
+    with pytest.raises(ValueError, match=r"\['max_length'\] were given both by themselves and under text_kwargs"):
+        processor(text="so happy", max_length=3, text_kwargs={"max_length": 4})
+    for options in ({"text_kwargs": {"paddin": True}}, {"images_kwargs": {"sise": 3}}, {"common_kwargs": {"a": 1}}):
+        with pytest.raises(ValueError, match="unknown options"):
+            processor(text="so happy", **options)
+
+
+def test_the_tokenizers_own_settings_go_before_the_defaults(tmp_path):
+    processor = tiny_processor()
+    processor.tokenizer.init_kwargs |= {"padding": "max_length", "max_length": 11}
+    processor.save_pretrained(tmp_path)
+    for ours in (processor, TriemoProcessor.from_pretrained(tmp_path)):
+        assert ours(text="so happy")["input_ids"].shape == (1, 11)
+        assert ours(text="so happy", padding=True)["input_ids"].shape == (1, 4)
+        assert ours(text="so happy", max_length=5)["input_ids"].shape == (1, 5)
+
+
+def test_stills_may_be_nested_by_sample(processor):
+    batch = processor(text=["so happy", "so sad"], images=[[], [picture()]])
+    assert batch["video_attention_mask"].tolist() == [[0], [1]]
+    same(processor(images=[[picture(1)], [picture(2)]]), processor(images=[picture(1), picture(2)]))
+    with pytest.raises(ValueError, match="images: sample 1 has 2 stills, expected one"):
+        processor(images=[[picture()], [picture(), picture()]])
+
+
+def test_unknown_fields_of_files_are_refused(processor, tmp_path):
+    for part in (processor.image_processor, processor.feature_extractor):
+        with pytest.raises(ValueError, match="hop_size"):
+            type(part).from_dict({**part.to_dict(), "hop_size": 3})
+    with pytest.raises(ValueError, match="hop_size"):
+        type(processor.image_processor).from_dict(processor.image_processor.to_dict(), hop_size=3)
+    with pytest.raises(ValueError, match=r"unknown field\(s\) \['hop_size'\]"):
+        TriemoProcessor.from_args_and_dict([], {**processor.to_dict(), "hop_size": 3})

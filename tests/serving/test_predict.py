@@ -186,7 +186,7 @@ def test_a_pipe_of_narrow_encoding(tiny_checkpoint: Path):
     """As on some systems by default: what it cannot hold is replaced, bars are drawn with what it can."""
     command = [sys.executable, "-m", "triemo.serving.cli", "predict", "--model", str(tiny_checkpoint)]
     run = subprocess.run(
-        [*command, "--text", "Déjà vu 😀"],
+        [*command, "--text", "i am happy, Déjà vu 😀"],
         capture_output=True,
         text=True,
         timeout=120,
