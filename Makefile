@@ -13,12 +13,13 @@ CODE := modeling processing training serving tests .ci
 DATA ?= $(or $(TRIEMO_DATA),../shared/data)
 WEIGHTS ?= ../shared/weights
 
-.PHONY: help venv demo test checkpoint style quality clean
+.PHONY: help venv demo test conformance checkpoint style quality clean
 
 help:
 	@echo "make demo     set up, then show the prediction for the demo clip, all seven subsets of its modalities"
 	@echo "make test     set up, then run the whole test suite"
 	@echo "make checkpoint  train and measure checkpoints/triemo-small again (hours; DATA=folder of the corpora)"
+	@echo "make conformance  the library's own shared tests on our classes; fetches the installed release's (half an hour)"
 	@echo "make venv     set up only: $(VENV) with everything that the demo and the tests need"
 	@echo "make style    format the code and mend what ruff can mend"
 	@echo "make quality  ruff, mypy on modeling and processing, docstring defaults equal code defaults"
@@ -40,6 +41,9 @@ demo: venv
 
 test: venv
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
+
+conformance: venv
+	$(BIN)/python tests/conformance/shared_tests.py
 
 checkpoint: venv
 	$(BIN)/python training/recipes/release.py --data $(DATA) $(if $(wildcard $(WEIGHTS)),--weights $(WEIGHTS))

@@ -1,0 +1,24 @@
+"""Which of the library's shared tests are not run on our classes, and why."""
+
+__all__ = ["EXCLUSIONS"]
+
+# Regular expression over `Case.test_name` -> the reason.
+EXCLUSIONS: dict[str, str] = {
+    r".*\.test_(correct_missing_keys|model_weights_reload_no_missing_tied_weights)": (
+        "loads checkpoints that lack weights; ours are refused by name (tests/modeling/test_loading.py)"
+    ),
+    r".*\.test_model_outputs_equivalence": "subtracts outputs from one another, and modality_mask is bool",
+    r".*\.test_training.*": (
+        "expects a loss of the base model, which has none, and a gradient of the unimodal projections, which belong "
+        "to contrastive learning (tests/modeling/test_encoders.py, test_common.py)"
+    ),
+    r".*\.test_get_(audio|image|video|text)_features_attentions": (
+        "features come with states and hidden states; attentions are those of `model.tower(...).encoder`"
+    ),
+    r"(TextOnly|VisionOnly)Test\.test_get_audio_features.*": "the case has no audio",
+    r"(AudioOnly|VisionOnly|WaveformAndViT)Test\.test_get_text_features.*": "the case has no text",
+    r"(AudioOnly|VisionOnly|WaveformAndViT|AudioTower)Test\.test_eager_matches_sdpa_inference_(?!.*no_attn_mask).*": (
+        "passes an attention_mask of its own, which is text's here, and a model without text refuses it by name"
+    ),
+    r"(AudioOnly|VisionOnly|WaveformAndViT|Vectors)Test\.test_model_get_set_embeddings": "there is no token embedding",
+}
