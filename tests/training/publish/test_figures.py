@@ -205,6 +205,13 @@ def test_a_card_of_ones_own_model_names_base_licence_and_figures(tmp_path):
     assert origin(results) == ([], "mit") and origin({}) == ([], None)
 
 
+def test_no_temperature_of_the_release_worsens_its_calibration():
+    file = TEMPLATE.parent / "checkpoints" / "triemo-small" / "metrics.json"
+    errors = json.loads(file.read_text("utf-8"))["figures"]["expected_calibration_error"]
+    assert len(errors) == 4
+    assert all(error["after"] <= error["before"] for error in errors.values()), errors
+
+
 def test_the_licence_of_the_released_weights_is_the_cards():
     assert ModelCard.load(TEMPLATE).data.license == LICENSE
 
