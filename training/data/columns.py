@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Audio, ClassLabel, Dataset, Image, LargeList, List, Video
 
+from triemo.processing.presence_triemo import is_absent
+
 __all__ = [
     "FEATURE_COLUMNS",
     "GROUP_COLUMNS",
@@ -220,12 +222,10 @@ def keep_encoded(dataset: Any) -> Any:
 
 
 def _is_nothing(value: Any) -> bool:
-    """Whether a cell holds nothing: None, NaN, pandas' NA, text without a letter, neither bytes nor a path."""
+    """Whether a cell holds nothing, neither bytes nor a path where it is of media."""
     if isinstance(value, Mapping):
         return value.get("bytes") is None and not value.get("path")
-    is_missing = isinstance(value, float) and value != value
-    is_missing = is_missing or type(value).__name__ in ("NAType", "NaTType")
-    return value is None or is_missing or (isinstance(value, str) and not value.strip())
+    return is_absent(value)
 
 
 def _is_absent(column: pa.ChunkedArray) -> np.ndarray:
