@@ -97,7 +97,7 @@ def train_text(
     views = None
     if epoch_rows is not None:
         owners = [part for part, (found, _) in texts["train"].items() for _ in found]
-        views = balanced_views(owners, np.array(train["labels"]), epoch_rows, corpus_power, class_power=1.0)
+        views = balanced_views(owners, np.array(train["labels"][:]), epoch_rows, corpus_power, class_power=1.0)
     trainer = SentenceTrainer(
         model=classifier,
         views=views,
@@ -175,7 +175,7 @@ class SentenceTrainer(Trainer):
     def _get_train_sampler(self, *args, **kwargs) -> torch.utils.data.Sampler:
         if self.views is None:
             return super()._get_train_sampler(*args, **kwargs)
-        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
+        lengths = [len(ids) for ids in self.train_dataset["input_ids"][:]]
         return EpochViews(self.views, self.args.train_batch_size, self.args.seed, lengths)
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> torch.utils.data.Sampler:

@@ -196,12 +196,13 @@ def test_each_subset_gets_its_own_temperature(model, towers):
     corpora = MadeUpCorpora(None, "validation")
     measured = Measured(model, corpora, AutoTokenizer.from_pretrained(towers / "text"))
     sharp = torch.eye(7).repeat(20, 1)
-    labels = torch.arange(7).repeat(20).tolist()
+    items = [{"rows": {"audio": row}, "label": np.eye(7)[row % 7]} for row in range(140)]
     for name in ("text", "audio", "vision"):
         measured.logits[name], measured.targets[name] = sharp.numpy(), sharp.numpy() > 0
     measured.text_rows = {"a": (0, 70), "b": (70, 140)}
     wrong = sharp.roll(1, dims=1) * 8
-    found = calibrate(measured, {"text+audio": sharp, "audio+vision": wrong}, labels)
+    speakers = [str(row % 10) for row in range(140)]
+    found = calibrate(measured, {"text+audio": sharp, "audio+vision": wrong}, items, speakers)
     assert set(found) == {"text", "audio", "vision", "text+audio", "audio+vision"}
     assert found["text"] == found["text+audio"] == 0.25  # always right: as sure as is allowed
     assert found["audio+vision"] == 10.0  # always wrong and sure: as unsure as is allowed
