@@ -27,6 +27,7 @@ __all__ = [
     "print_subsets",
     "print_summary",
     "read_from",
+    "told_of",
 ]
 
 NAMES = {"text": "words", "audio": "voice", "vision": "face"}
@@ -41,11 +42,8 @@ def print_sample(console: Console, sample: Sample, evidence: Evidence) -> None:
             given = sample.inputs[name] if isinstance(sample.inputs[name], str) else sample.file
             _line(console, f"{what + ':':<11}{given}")
     _line(console, f"Read from: {read_from(evidence.modalities, evidence.faces)}")
-    note = fallback_note(evidence.missing, evidence.modalities)
-    if note:
-        _line(console, f"Note:      {note}", style="yellow")
-    for told in evidence.notes:
-        _line(console, f"Note:      {told}.", style="yellow")
+    for told in told_of(evidence):
+        _line(console, f"Note:      {told}", style="yellow")
 
 
 def print_reading(console: Console, reading: Reading, top_k: int | None, is_share: bool = True) -> None:
@@ -80,9 +78,8 @@ def print_summary(console: Console, readings: Sequence[Reading], top_k: int | No
         )
     console.print(table)
     for reading in readings:
-        note = fallback_note(reading.evidence.missing, reading.evidence.modalities)
-        if note:
-            _line(console, f"{reading.sample.name}: {note}", style="yellow")
+        for told in told_of(reading.evidence):
+            _line(console, f"{reading.sample.name}: {told}", style="yellow")
 
 
 def print_subsets(console: Console, scores: Mapping[Subset, Mapping[str, float]]) -> None:
@@ -145,6 +142,12 @@ def fallback_note(missing: Sequence[str], modalities: Sequence[str]) -> str:
         return ""
     what = " and ".join(missing)
     return f"{what[0].upper()}{what[1:]}: read from {listed(modalities)} alone."
+
+
+def told_of(evidence: Evidence) -> list[str]:
+    """What people are to know of a reading, a sentence each: what was missing, left out, cut or guessed."""
+    note = fallback_note(evidence.missing, evidence.modalities)
+    return [*filter(None, [note]), *(f"{told[0].upper()}{told[1:]}." for told in evidence.notes)]
 
 
 def percent(score: float, signed: bool = False) -> str:

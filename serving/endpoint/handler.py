@@ -26,7 +26,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from itertools import combinations
 from typing import Any
@@ -59,6 +59,7 @@ DECODERS = 4  # at work at once: each may hold a video's frames in memory
 # Key of each modality's mask in the model's input; all zero is how an absent modality looks.
 MASKS = {"text": "attention_mask", "audio": "audio_attention_mask", "vision": "video_attention_mask"}
 _MEDIA = ("audio", "image", "video")
+_SWITCHES = ("notes", "subsets")
 # Of 2000::/3, the one part of IPv6 that is given out: what leads elsewhere (6to4, Teredo), and what is for papers.
 _PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
 _SPECIAL_IPV6 = tuple(map(ipaddress.IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
@@ -144,12 +145,13 @@ class EndpointHandler:
             data: `inputs`: a sentence, or a dict with any of `text`, `audio`, `image`, `video`, the media as base64,
                 data URI or, where allowed, URL; or a list of these. Raw bytes of a file and a PIL image, which the
                 service makes of requests that are not JSON, are taken too.
-                `parameters`, optional: `top_k`, how many labels; `subsets`, true for the scores of every combination
-                of the modalities too.
+                `parameters`, optional: `top_k`, how many labels; `notes`, true for what was left out, cut or guessed;
+                `subsets`, true for the scores of every combination of the modalities too.
 
         Returns:
-            `[{"label", "score"}, ...]`, best first, for one input, a list of these for a list. With `subsets`, in
-            place of each: `{"scores", "modalities", "subsets": [{"modalities", "scores"}, ...]}`.
+            `[{"label", "score"}, ...]`, best first, for one input, a list of these for a list. With `notes` or
+            `subsets`, in place of each: `{"scores", "modalities", "notes"}`, with `subsets` also
+            `"subsets": [{"modalities", "scores"}, ...]`.
 
         Raises:
             ValueError: bad input, named; the service answers 400 with `{"error": message}`.
@@ -186,7 +188,7 @@ class EndpointHandler:
         if not isinstance(data, Mapping) or "inputs" not in data:
             raise ValueError('the request must be a JSON object with the key "inputs".')
         inputs = data["inputs"]
-        top_k, subsets = _checked_parameters(data.get("parameters"))
+        top_k, options = _checked_parameters(data.get("parameters"))
         many = isinstance(inputs, list)
         if many and not 1 <= len(inputs) <= self.limits.inputs:
             raise ValueError(f"inputs: expected 1 to {self.limits.inputs} in a list, got {len(inputs)}.")
@@ -196,7 +198,7 @@ class EndpointHandler:
             where = f"inputs[{index}]" if many else "inputs"
             samples[where], room = self._sample(given, where, room, deadline)
         rows = self._prepared(samples, deadline)
-        answers = self._read(rows, top_k, subsets, deadline)
+        answers = self._read(rows, top_k, options, deadline)
         return answers if many else answers[0]
 
     def _retry_after(self) -> int:
@@ -284,7 +286,9 @@ class EndpointHandler:
             rows = []
             for (where, sample), seconds in zip(samples.items(), lengths, strict=True):
                 try:
-                    rows.append(_Row(decoder.preprocess(sample), max(seconds, default=0.0)))
+                    tensors = decoder.preprocess(sample, return_notes=True)
+                    (notes,) = tensors.pop("notes")
+                    rows.append(_Row(tensors, max(seconds, default=0.0), notes))
                 except ValueError as error:
                     named = str(error) if where in str(error) else f"{where}: {error}"
                     raise ValueError(named) from error
@@ -297,18 +301,19 @@ class EndpointHandler:
         if time.monotonic() > deadline:
             raise self._late()
 
-    def _read(self, rows: list["_Row"], top_k: int | None, subsets: bool, deadline: float) -> list[Any]:
-        if not subsets:
+    def _read(self, rows: list["_Row"], top_k: int | None, options: set[str], deadline: float) -> list[Any]:
+        if not options:
             return list(self._scores(rows, top_k, deadline))
         present = [present_modalities(row.tensors) for row in rows]
-        kept = [subsets_of(names) for names in present]
+        kept = [subsets_of(names) if "subsets" in options else [names] for names in present]
         parts = self._scores(
             [row.only(subset) for row, chosen in zip(rows, kept, strict=True) for subset in chosen], top_k, deadline
         )
         answers = []
-        for names, chosen in zip(present, kept, strict=True):
+        for row, names, chosen in zip(rows, present, kept, strict=True):
             scores = [{"modalities": list(subset), "scores": next(parts)} for subset in chosen]
-            answers.append({"scores": scores[-1]["scores"], "modalities": list(names), "subsets": scores})
+            answer = {"scores": scores[-1]["scores"], "modalities": list(names), "notes": row.notes}
+            answers.append({**answer, "subsets": scores} if "subsets" in options else answer)
         return answers
 
     def _scores(self, rows: list["_Row"], top_k: int | None, deadline: float) -> Iterator[list[dict[str, Any]]]:
@@ -326,16 +331,17 @@ class EndpointHandler:
 
 @dataclass(frozen=True)
 class _Row:
-    """The model's input for one sample, and the seconds of its longest medium."""
+    """The model's input for one sample, the seconds of its longest medium, and what the processor noted of it."""
 
     tensors: dict[str, Any]
     seconds: float
+    notes: list[str] = field(default_factory=list)
 
     def only(self, subset: tuple[str, ...]) -> "_Row":
         """The same sample with no other modalities than these."""
         absent = {mask for name, mask in MASKS.items() if name not in subset}
         masks = {mask: self.tensors[mask] * 0 for mask in absent & set(self.tensors)}
-        return _Row({**self.tensors, **masks}, self.seconds)
+        return _Row({**self.tensors, **masks}, self.seconds, self.notes)
 
 
 def _batches(rows: list[_Row]) -> Iterator[list[_Row]]:
@@ -554,24 +560,26 @@ def _check_pixels(width: int, height: int, name: str, limits: Limits) -> None:
         raise ValueError(f"{name}: at most {limits.pixels} pixels, got {width} x {height}.")
 
 
-def _checked_parameters(given: Any) -> tuple[int | None, bool]:
+def _checked_parameters(given: Any) -> tuple[int | None, set[str]]:
+    """`top_k`, and which of the switches are on."""
     given = {} if given is None else given
     if not isinstance(given, Mapping):
         raise ValueError(f"parameters: expected an object, got {type(given).__name__}.")
-    unknown = sorted(set(given) - {"top_k", "subsets"})
+    unknown = sorted(set(given) - {"top_k", *_SWITCHES})
     if unknown:
-        raise ValueError(f"parameters: got {unknown}, expected top_k or subsets.")
-    top_k, subsets = given.get("top_k"), given.get("subsets") or False
+        raise ValueError(f"parameters: got {unknown}, expected top_k, {' or '.join(_SWITCHES)}.")
+    top_k = given.get("top_k")
     if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
         raise ValueError(f"parameters.top_k: expected a whole number of at least 1, got {top_k!r}.")
-    if not isinstance(subsets, bool):
-        raise ValueError(f"parameters.subsets: expected true or false, got {subsets!r}.")
-    return top_k, subsets
+    for name in _SWITCHES:
+        if not isinstance(given.get(name) or False, bool):
+            raise ValueError(f"parameters.{name}: expected true or false, got {given[name]!r}.")
+    return top_k, {name for name in _SWITCHES if given.get(name)}
 
 
 def _limits_from_environment() -> Limits:
     found: dict[str, Any] = {}
-    for variable, field, factor in (
+    for variable, limit, factor in (
         ("TRIEMO_MAX_MEGABYTES", "media_bytes", 1_000_000),
         ("TRIEMO_MAX_SECONDS", "seconds", 1),
         ("TRIEMO_DEADLINE_SECONDS", "deadline_seconds", 1),
@@ -583,8 +591,8 @@ def _limits_from_environment() -> Limits:
                 value = float(text)
             except ValueError as error:
                 raise ValueError(f"{variable}: expected a number, got {text!r}.") from error
-            kind = type(getattr(Limits, field))
+            kind = type(getattr(Limits, limit))
             if not math.isfinite(value) or kind(value * factor) <= 0:
                 raise ValueError(f"{variable}: expected a number above 0, got {text!r}.")
-            found[field] = kind(value * factor)
+            found[limit] = kind(value * factor)
     return Limits(**found)

@@ -32,7 +32,7 @@ from starlette.middleware import Middleware  # noqa: E402
 from starlette.responses import JSONResponse  # noqa: E402
 
 from triemo.serving.endpoint.handler import Limits, check_media, checked_text  # noqa: E402
-from triemo.serving.printing import DISCLAIMER, NAMES, fallback_note, percent, read_from  # noqa: E402
+from triemo.serving.printing import DISCLAIMER, NAMES, percent, read_from, told_of  # noqa: E402
 from triemo.serving.reading import (  # noqa: E402
     SubsetReading,
     load_reader,
@@ -322,11 +322,10 @@ def reading_html(reading: SubsetReading, faces: Sequence[tuple[float, Image.Imag
         faces: seconds and crop of each face to show, from `face_pictures`.
     """
     evidence = reading.evidence
-    note = fallback_note(evidence.missing, evidence.modalities)
     parts = [
         f'<p class="triemo-lead"><strong>{escape(reading.label)}</strong> {percent(reading.ranked[0]["score"])}</p>',
         f"<p>Read from {escape(read_from(evidence.modalities, evidence.faces))}.</p>",
-        f'<p class="triemo-note" role="status">{escape(note)}</p>' if note else "",
+        *(f'<p class="triemo-note" role="status">{escape(told)}</p>' for told in told_of(evidence)),
         _scores(reading),
         _faces(faces),
     ]

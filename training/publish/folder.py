@@ -326,9 +326,11 @@ def modules_of(entry: Path, project: Path = PROJECT) -> set[Path]:
             parts = name.split(".")
             if not level and parts[0] != "triemo":
                 continue
-            place = file.parent / Path(*parts) if level else project.joinpath(*parts[1:])
-            module = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
-            new = {path for path in (module, module.parent / "__init__.py") if path.is_file()} - found
+            start, path = (file.parent, parts) if level else (project, parts[1:])
+            # Every package on the way is imported too.
+            places = [start.joinpath(*path[:length]) for length in range(1, len(path) + 1)]
+            modules = [place / "__init__.py" if place.is_dir() else place.with_suffix(".py") for place in places]
+            new = {module for module in modules if module.is_file()} - found
             found |= new
             waiting += new
     return found

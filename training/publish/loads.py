@@ -18,15 +18,22 @@ TRUST = {"trust_remote_code": True}
 
 
 def load_everything(repo: str) -> None:
-    """Every class that the maps of config.json and processor_config.json name, and no weight left to chance."""
+    """
+    Every class that the maps of config.json and processor_config.json name: the base model and those that the weights
+    are of with all their weights, the others as code alone, for a head that the weights lack is refused on loading.
+    """
     import transformers
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
     from transformers.utils import cached_file
 
     config = json.loads(Path(str(cached_file(repo, "config.json"))).read_text("utf-8"))
     architectures = set(config.get("architectures") or ())
-    for name in config["auto_map"]:
+    for name, reference in config["auto_map"].items():
         if name == "AutoConfig":
             transformers.AutoConfig.from_pretrained(repo, **TRUST)
+            continue
+        if name != "AutoModel" and reference.rpartition(".")[2] not in architectures:
+            get_class_from_dynamic_module(reference, repo)
             continue
         loaded: Any = getattr(transformers, name).from_pretrained(repo, output_loading_info=True, **TRUST)
         model, info = loaded

@@ -118,6 +118,20 @@ def test_subsets(handler, files):
     assert several[1]["scores"] == several[1]["subsets"][-1]["scores"] and len(several[1]["scores"]) == 1
 
 
+def test_notes(handler, files, tmp_path):
+    """What was cut or left out is told to who asks, and every combination has the same notes."""
+    silence = write_sound(tmp_path / "silence.wav", np.zeros((1, 16000), np.float32), 16000).read_bytes()
+    long, muted, plain = "oh wow " * 100, {"text": SENTENCE, "audio": encoded(silence)}, SENTENCE
+    answers = handler({"inputs": [long, muted, plain], "parameters": {"notes": True, "top_k": 1}})
+    assert [sorted(one) for one in answers] == [["modalities", "notes", "scores"]] * 3
+    assert [one["modalities"] for one in answers] == [["text"]] * 3
+    assert "windows" in answers[0]["notes"][0] and answers[1]["notes"][0].startswith("audio:")
+    assert answers[2]["notes"] == [] and close(answers[1]["scores"], answers[2]["scores"])
+    both = handler({"inputs": muted, "parameters": {"notes": True, "subsets": True}})
+    assert both["notes"] == answers[1]["notes"] and len(both["subsets"]) == 1
+    assert handler({"inputs": plain}) == handler({"inputs": plain, "parameters": {"notes": False}})
+
+
 @pytest.mark.parametrize(
     "request_, said",
     [
@@ -141,7 +155,7 @@ def test_subsets(handler, files):
         ({"inputs": [{"video": encoded(b"no video")}]}, r"inputs\[0\].video"),
         ({"inputs": {"image": encoded(b"no image")}}, "inputs.image"),
         ({"inputs": "a", "parameters": []}, "parameters: expected an object, got list"),
-        ({"inputs": "a", "parameters": {"topk": 1}}, r"parameters: got \['topk'\], expected top_k or subsets"),
+        ({"inputs": "a", "parameters": {"topk": 1}}, r"parameters: got \['topk'\], expected top_k, notes or subsets"),
         ({"inputs": "a", "parameters": {"top_k": 0}}, "parameters.top_k: expected a whole number"),
         ({"inputs": "a", "parameters": {"top_k": True}}, "parameters.top_k: expected a whole number"),
         ({"inputs": "a", "parameters": {"subsets": "no"}}, "parameters.subsets: expected true or false"),
@@ -180,7 +194,7 @@ def test_sizes_are_limited(module, handler, files, monkeypatch):
 
 
 def test_seconds_are_limited(module, handler, files, tmp_path, monkeypatch):
-    write_sound(tmp_path / "ten.wav", np.zeros((1, 10 * 800), np.float32), 800)
+    write_sound(tmp_path / "ten.wav", np.sin(np.arange(10_000, dtype=np.float32) / 3)[None] / 2, 1000)
     ten = encoded((tmp_path / "ten.wav").read_bytes())
     monkeypatch.setattr(handler, "limits", module.Limits(seconds=10.1))
     handler({"inputs": {"audio": ten}})

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import urllib.request
 from dataclasses import replace
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -98,9 +99,10 @@ def test_what_is_shown_is_escaped(reading):
         subset: {evil if name == reading.label else name: score for name, score in by_label.items()}
         for subset, by_label in reading.scores.items()
     }
-    evidence = replace(reading.evidence, missing=[f"no {evil}"])
+    evidence = replace(reading.evidence, missing=[f"no {evil}"], notes=[f"text: {evil}"])
     html = reading_html(replace(reading, scores=scores, label=evil, evidence=evidence), [])
-    assert "<script" not in html and html.count("&lt;script&gt;") >= 4
+    assert "<script" not in html and html.count("&lt;script&gt;") >= 5
+    assert f"Text: {escape(evil)}." in html
     assert "<script" not in problem_html(evil)
 
 
