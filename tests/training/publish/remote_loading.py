@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 import venv
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,10 @@ def fresh_environment(folder: Path) -> str:
     """Python of a new virtual environment: every library of this one, but neither `triemo` nor any other `.pth`."""
     venv.create(folder, with_pip=False, symlinks=True)
     (site_packages,) = folder.glob("lib/python*/site-packages")
-    (site_packages / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    # All folders of libraries: an environment may borrow those of another one.
+    (site_packages / "libraries.pth").write_text(
+        "\n".join(path for path in sys.path if path.endswith("site-packages"))
+    )
     return str(folder / "bin" / "python")
 
 
