@@ -39,17 +39,17 @@ class TriemoContextCache:
 
 def relative_speakers(speakers: torch.Tensor) -> torch.Tensor:
     """Speaker ids (B, N), -1 unknown -> (B, N, N), SAME, OTHER or UNKNOWN, of utterance j seen from utterance i."""
-    first, second = speakers.unsqueeze(2), speakers.unsqueeze(1)
-    relation = torch.where(first == second, SAME, OTHER)
-    return torch.where((first == UNKNOWN_SPEAKER) | (second == UNKNOWN_SPEAKER), UNKNOWN, relation)
+    return _relation(speakers.unsqueeze(2), speakers.unsqueeze(1))
 
 
 def since_before(speakers: torch.Tensor) -> torch.Tensor:
     """Speaker ids (B, N) -> (B, N), SAME, OTHER or UNKNOWN, of an utterance and the one before it."""
-    earlier, later = speakers[:, :-1], speakers[:, 1:]
-    relation = torch.where(earlier == later, SAME, OTHER)
-    relation = torch.where((earlier == UNKNOWN_SPEAKER) | (later == UNKNOWN_SPEAKER), UNKNOWN, relation)
-    return nn.functional.pad(relation, (1, 0), value=UNKNOWN)
+    return nn.functional.pad(_relation(speakers[:, :-1], speakers[:, 1:]), (1, 0), value=UNKNOWN)
+
+
+def _relation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    relation = torch.where(first == second, SAME, OTHER)
+    return torch.where((first == UNKNOWN_SPEAKER) | (second == UNKNOWN_SPEAKER), UNKNOWN, relation)
 
 
 def visible_utterances(mask: torch.Tensor, causal: bool, window: int | None) -> torch.Tensor:

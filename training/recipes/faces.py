@@ -27,7 +27,7 @@ from triemo.training.corpora.labels import EMOTIONS, label2id, map_label
 from triemo.training.corpora.registry import load_corpus
 from triemo.training.data.augmentation import cut_mix, disturb_faces, mix_up
 from triemo.training.metrics.scores import classification_scores
-from triemo.training.recipes.stages import ReleaseRun, train_resumable, trainer_arguments
+from triemo.training.recipes.stages import ReleaseRun, nesterov_sgd, train_resumable, trainer_arguments
 from triemo.training.recipes.views import EpochViews
 from triemo.training.recipes.vision import RESNET
 
@@ -254,12 +254,7 @@ class FaceTrainer(Trainer):
 
     def create_optimizer(self, *args, **kwargs):
         if self.optimizer is None:
-            learning = [p for p in self.model.parameters() if p.requires_grad]
-            groups = [
-                {"params": [p for p in learning if p.dim() > 1], "weight_decay": self.args.weight_decay},
-                {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0},
-            ]
-            self.optimizer = torch.optim.SGD(groups, lr=self.args.learning_rate, momentum=0.9, nesterov=True)
+            self.optimizer = nesterov_sgd(self.model, self.args)
         return self.optimizer
 
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from triemo.training.corpora.registry import CORPORA
 
-__all__ = ["ReleaseRun", "train_resumable", "trainer_arguments"]
+__all__ = ["ReleaseRun", "nesterov_sgd", "train_resumable", "trainer_arguments"]
 
 
 @dataclass
@@ -75,6 +76,16 @@ def trainer_arguments(run: ReleaseRun, stage: str, **given: Any) -> TrainingArgu
         "seed": run.seed,
     }
     return TrainingArguments(**{**shared, **given})
+
+
+def nesterov_sgd(model: torch.nn.Module, args: TrainingArguments) -> torch.optim.Optimizer:
+    """For networks of convolutions: Nesterov's momentum, and decay of matrices and kernels alone."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in learning if p.dim() > 1], "weight_decay": args.weight_decay},
+        {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=args.learning_rate, momentum=0.9, nesterov=True)
 
 
 def train_resumable(trainer: Trainer) -> None:

@@ -12,7 +12,7 @@ from triemo.training.corpora.labels import EMOTIONS, label2id
 from triemo.training.corpora.registry import load_corpus
 from triemo.training.data.augmentation import augment_faces, mix_up, normalise_faces, one_hot
 from triemo.training.metrics.scores import classification_scores
-from triemo.training.recipes.stages import ReleaseRun, train_resumable, trainer_arguments
+from triemo.training.recipes.stages import ReleaseRun, nesterov_sgd, train_resumable, trainer_arguments
 
 __all__ = ["FacePixels", "train_vision"]
 
@@ -65,13 +65,7 @@ class FaceTrainer(Trainer):
 
     def create_optimizer(self, *args, **kwargs):
         if self.optimizer is None:
-            decay = [p for p in self.model.parameters() if p.dim() > 1]
-            plain = [p for p in self.model.parameters() if p.dim() <= 1]
-            groups = [
-                {"params": decay, "weight_decay": self.args.weight_decay},
-                {"params": plain, "weight_decay": 0.0},
-            ]
-            self.optimizer = torch.optim.SGD(groups, lr=self.args.learning_rate, momentum=0.9, nesterov=True)
+            self.optimizer = nesterov_sgd(self.model, self.args)
         return self.optimizer
 
 
