@@ -207,13 +207,16 @@ def classification_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, f
 def multi_label_scores(
     logits: np.ndarray, targets: np.ndarray, thresholds: np.ndarray | None = None
 ) -> dict[str, float]:
-    """Macro F1 over all classes of softmax(logits) against multi-hot targets (N, C).
+    """Macro F1 of softmax(logits) against multi-hot targets (N, C), over the classes that occur in `targets`.
 
     Without `thresholds` they are fitted to these very targets, which is right for a validation split only.
     """
     scores = torch.softmax(torch.as_tensor(np.asarray(logits)).double(), -1).numpy()
     thresholds = best_thresholds(scores, targets) if thresholds is None else thresholds
-    return {"macro_f1": float(f1_score(targets, scores >= thresholds, average="macro", zero_division=0))}
+    present = np.flatnonzero(np.asarray(targets).any(0))
+    return {
+        "macro_f1": float(f1_score(targets, scores >= thresholds, labels=present, average="macro", zero_division=0))
+    }
 
 
 def best_thresholds(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from triemo.training.recipes.benchmarks import train_benchmarks
 from triemo.training.recipes.faces import train_faces
 from triemo.training.recipes.joint import train_joint
 from triemo.training.recipes.measure import train_evaluate
+from triemo.training.recipes.measure_corpora import train_evaluate_corpora
 from triemo.training.recipes.stages import ReleaseRun
 from triemo.training.recipes.text import train_text
 from triemo.training.recipes.vision import train_vision
@@ -43,6 +44,7 @@ KINDS = {
     "left_out_corpora": train_left_out_corpora,
     "joint": train_joint,
     "evaluate": train_evaluate,
+    "evaluate_corpora": train_evaluate_corpora,
     "benchmarks": train_benchmarks,
 }
 
