@@ -199,6 +199,10 @@ class TriemoConfig(PreTrainedConfig):
             How many utterances one sees on each side; `None` for all of the dialogue.
         speaker_dropout (`float`, *optional*, defaults to 0.0):
             Probability, in training, that a dialogue's speakers are unknown.
+        base_model_name_or_path (`str`, *optional*):
+            Of a [`TriemoForEmotionSequence`] over vectors: Hub id or folder of the checkpoint whose towers made them.
+        utterance_layers (`dict`, *optional*):
+            The layers of these towers whose means make a vector, `{"text": [4, -1]}`; see `UtteranceEncoder`.
         modality_dropout (`float`, *optional*, defaults to 0.0):
             Probability, in training, of dropping a modality from a sample; one always stays.
         mlm_weight (`float`, *optional*, defaults to 1.0):
@@ -268,6 +272,8 @@ class TriemoConfig(PreTrainedConfig):
     context_causal: bool = False
     context_window: int | None = None
     speaker_dropout: float | int = probability(default=0.0)
+    base_model_name_or_path: str | None = None
+    utterance_layers: dict | None = None
 
     modality_dropout: float | int = interval(min=0, max=1, exclude_max=True)(default=0.0)
     mlm_weight: float | int = interval(min=0)(default=1.0)

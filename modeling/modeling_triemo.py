@@ -7,6 +7,7 @@ Read top-down: inputs -> towers -> embedding -> joint encoder -> fusion -> head.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -325,6 +326,36 @@ class TriemoModel(TriemoPreTrainedModel):
             hidden_states=output.hidden_states,
         )
 
+    @takes_inputs
+    def tower_means(
+        self, layers: Mapping[str, Sequence[int]] | None = None, **inputs: Unpack[TriemoInputs]
+    ) -> dict[str, torch.Tensor]:
+        """
+        The mean over time of a tower's states, each modality alone: an utterance as one vector.
+
+        Args:
+            layers: by modality, which of its `hidden_states` are joined; -1, the default, is the tower's output.
+            inputs: as in `forward`, of these modalities at least.
+
+        Returns:
+            (B, number of layers * C) by modality; zeros for a sample that lacks it.
+
+        Raises:
+            ValueError: a modality that the inputs lack, a layer that there is not, or states that are no vectors.
+        """
+        given = ModalityInputs.collect(self.config, inputs)
+        means: dict[str, torch.Tensor] = {}
+        for modality, wanted in (layers or dict.fromkeys(given.values, (-1,))).items():
+            if modality not in given.values:
+                raise ValueError(f"tower_means: got no {modality} among the inputs.")
+            inside = any(layer != -1 for layer in wanted)
+            output = self.run_tower(modality, given, **({"output_hidden_states": True} if inside else {}))
+            states = [output.states]
+            if inside:
+                states = [*(output.hidden_states or ()), output.states]
+            means[modality] = torch.cat([mean_of_layer(states, n, output.mask, modality) for n in wanted], dim=-1)
+        return means
+
     def run_tower(
         self, modality: str, inputs: ModalityInputs, everywhere: bool = False, **request: Any
     ) -> TowerOutput:
@@ -412,6 +443,16 @@ class TriemoModel(TriemoPreTrainedModel):
     def split_steps(self, joint: torch.Tensor, masks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Joint states (B, sum of L_m, D) -> H_m (B, L_m, D), by modality."""
         return dict(zip(masks, joint.split([mask.shape[1] for mask in masks.values()], dim=1), strict=True))
+
+
+def mean_of_layer(states: Sequence[torch.Tensor], layer: int, mask: torch.Tensor, modality: str) -> torch.Tensor:
+    """Mean (B, C) of one layer's states (B, L, C), or longer by padding, over the steps of `mask` (B, L)."""
+    last = len(states) - 1
+    if not -1 <= layer < max(last, 1):
+        raise ValueError(f"layers: got {layer} for {modality}, expected -1 or 0 to {last - 1}.")
+    if states[layer].dim() != 3:
+        raise ValueError(f"layers: got {layer} for {modality}, whose states are no vectors there; expected -1.")
+    return masked_mean(states[layer][:, : mask.shape[1]], mask)
 
 
 class TriemoClassificationHead(nn.Module):

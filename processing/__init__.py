@@ -19,6 +19,7 @@ from .media_sources_triemo import MediaLimits, media_limits
 from .media_triemo import MediaInfo, load_audio, load_frames, load_image, probe_media
 from .pipeline_triemo import TASK, MultimodalEmotionRecognitionPipeline
 from .processing_triemo import TriemoProcessor
+from .utterances_triemo import UtteranceEncoder
 
 
 class TriemoProcessingKey(PreTrainedConfig):
@@ -49,6 +50,7 @@ __all__ = [
     "TriemoFeatureExtractor",
     "TriemoImageProcessor",
     "TriemoProcessor",
+    "UtteranceEncoder",
     "load_audio",
     "load_frames",
     "load_image",
