@@ -1,7 +1,7 @@
 """The `multimodal-emotion-recognition` pipeline: emotion of any combination of text, sound and picture."""
 
 import os
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from .media_sources_triemo import media_limits
 from .presence_triemo import NothingToReadError, say_once
-from .samples_triemo import MASKS, TASK, media_kind, present_modalities, ranked_scores, read_input
+from .samples_triemo import MASKS, TASK, checked_labels, media_kind, present_modalities, ranked_scores, read_input
 
 __all__ = ["TASK", "MultimodalEmotionRecognitionPipeline", "media_kind"]
 
@@ -35,6 +35,8 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
 
     Parameters, at construction or call:
         top_k: how many labels to return, best first; all by default.
+        candidate_labels: the labels to choose among, a list or a string with commas; all by default. Their calibrated
+            scores are divided by their sum (`ranked_scores`).
         batch_size: how many inputs go through the model at once; they may have different modalities and lengths.
         use_sound_track: whether the sound of a video counts (default True).
         sampling_rate: of sound given as an array, in Hz.
@@ -54,16 +56,20 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
-    def _sanitize_parameters(self, top_k: int | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
+    def _sanitize_parameters(
+        self, top_k: int | None = None, candidate_labels: str | Sequence[str] | None = None, **kwargs: Any
+    ) -> tuple[dict, dict, dict]:
         known = ("use_sound_track", "sampling_rate", "num_frames", "frame_rate", "limits", "return_notes")
         unknown = sorted(set(kwargs) - set(known))
         if unknown:
             raise ValueError(
-                f"{TASK} got unknown parameters {unknown}; accepted: top_k, batch_size, {', '.join(known)}."
+                f"{TASK} got unknown parameters {unknown}; accepted: top_k, candidate_labels, batch_size, "
+                f"{', '.join(known)}."
             )
         if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
             raise ValueError(f"top_k must be a whole number of at least 1, got {top_k!r}.")
-        return kwargs, {}, {} if top_k is None else {"top_k": top_k}
+        chosen = {"top_k": top_k, "candidate_labels": checked_labels(candidate_labels, self.model.config)}
+        return kwargs, {}, {name: value for name, value in chosen.items() if value is not None}
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The answer for one input, a list of them for a list; for a generator or a dataset, an iterator."""
@@ -145,12 +151,18 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
             weight[rows] += read
         return total / weight
 
-    def postprocess(self, model_outputs: dict[str, Any], top_k: int | None = None) -> Any:
+    def postprocess(
+        self,
+        model_outputs: dict[str, Any],
+        top_k: int | None = None,
+        candidate_labels: str | Sequence[str] | None = None,
+    ) -> Any:
         """Scores of the labels, best first; empty if there was nothing to read from."""
         present = model_outputs["modality_mask"][0].tolist()
         scores = []
         if any(present):
-            scores = ranked_scores(model_outputs["logits"][0].float().numpy(), self.model.config, present, top_k)
+            logits = model_outputs["logits"][0].float().numpy()
+            scores = ranked_scores(logits, self.model.config, present, top_k, candidate_labels)
         if "notes" not in model_outputs:
             return scores
         modalities = [name for name, is_there in zip(MASKS, present, strict=True) if is_there]

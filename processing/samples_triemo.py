@@ -24,6 +24,7 @@ from .presence_triemo import is_absent
 __all__ = [
     "MASKS",
     "TASK",
+    "checked_labels",
     "has_sound",
     "media_kind",
     "present_modalities",
@@ -165,8 +166,35 @@ def present_modalities(tensors: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name, mask in MASKS.items() if mask in tensors and bool(tensors[mask].any()))
 
 
+def checked_labels(candidate_labels: str | Sequence[str] | None, config: Any) -> list[str] | None:
+    """
+    The labels to choose among, in the order of the classes; None for all.
+
+    Args:
+        candidate_labels: a list, or a string with commas between them, as zero-shot pipelines take.
+        config: has `id2label`.
+
+    Raises:
+        ValueError: naming what is no label of the model; none given.
+    """
+    if candidate_labels is None:
+        return None
+    given = candidate_labels.split(",") if isinstance(candidate_labels, str) else candidate_labels
+    names = [name.strip() if isinstance(name, str) else name for name in given]
+    known = list(config.id2label.values())
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        got = ", ".join(map(repr, unknown)) if unknown else "none"
+        raise ValueError(f"candidate_labels: got {got}, expected some of {', '.join(known)}.")
+    return [name for name in known if name in names]
+
+
 def ranked_scores(
-    logits: np.ndarray, config: Any, modality_mask: Sequence[bool], top_k: int | None = None
+    logits: np.ndarray,
+    config: Any,
+    modality_mask: Sequence[bool],
+    top_k: int | None = None,
+    candidate_labels: str | Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """
     The answer for one sample, best first.
@@ -176,12 +204,19 @@ def ranked_scores(
         config: has `resolved_problem_type`, `id2label` and `temperature_of`, which scales all but regression.
         modality_mask: whether the sample has text, audio and vision.
         top_k: how many labels; all by default.
+        candidate_labels: the labels to choose among (`checked_labels`). Their scores are those after the temperature,
+            divided by their sum: of several labels a sample each keeps its own, and values of a regression theirs.
 
     Returns:
         `{"label", "score"}` of each label: a probability, of each label its own in multi-label, or the value itself in
         regression.
+
+    Raises:
+        ValueError: an unknown candidate label.
     """
-    values = np.asarray(logits, dtype=np.float64)
+    candidates = checked_labels(candidate_labels, config)
+    chosen = [index for index, name in config.id2label.items() if candidates is None or name in candidates]
+    values = np.asarray(logits, dtype=np.float64)[chosen]
     scaled = values / config.temperature_of(modality_mask)
     problem = config.resolved_problem_type
     if problem == "regression":
@@ -189,7 +224,8 @@ def ranked_scores(
     elif problem == "multi_label_classification":
         scores = 1 / (1 + np.exp(-scaled))
     else:
+        # Of the candidates alone: the same as dividing by the sum of their scores, and it cannot be 0 / 0.
         scores = np.exp(scaled - scaled.max())
         scores /= scores.sum()
     order = np.argsort(-scores, kind="stable")[:top_k].tolist()
-    return [{"label": config.id2label[index], "score": float(scores[index])} for index in order]
+    return [{"label": config.id2label[chosen[place]], "score": float(scores[place])} for place in order]

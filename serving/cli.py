@@ -38,6 +38,10 @@ Frames = Annotated[
     int | None, typer.Option("--frames", min=1, help="Frames to look at in a clip; by default as the checkpoint says.")
 ]
 NoSoundTrack = Annotated[bool, typer.Option("--no-sound-track", help="Leave out the sound of clips.")]
+Labels = Annotated[
+    str | None,
+    typer.Option("--candidate-labels", help="Emotions to choose among, as joy,anger; by default all."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 
@@ -67,6 +71,7 @@ def predict_command(
         int | None,
         typer.Option("--top-k", min=1, help="Emotions to show; by default all, in the table of several files one."),
     ] = None,
+    candidate_labels: Labels = None,
     model: Model = None,
     device: Device = None,
     frames: Frames = None,
@@ -86,6 +91,8 @@ def predict_command(
     triemo predict --text "I miss you" --audio voice.wav --image face.jpg
 
     triemo predict *.mp4 --json --top-k 3 > emotions.json
+
+    triemo predict call.wav --candidate-labels anger,neutral
     """
     from triemo.serving.samples import check_usage
 
@@ -101,6 +108,7 @@ def predict_command(
             model=model,
             device=device,
             top_k=top_k,
+            candidate_labels=candidate_labels,
             as_json=as_json,
             **_clip_options(frames, not no_sound_track),
         )

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from triemo.serving import printing
+from triemo.serving.onnx.processing.samples_triemo import checked_labels
 from triemo.serving.reading import (
     Evidence,
     Reading,
@@ -38,6 +39,7 @@ def predict(
     model: str | None = None,
     device: str | None = None,
     top_k: int | None = None,
+    candidate_labels: str | None = None,
     as_json: bool = False,
     **options: Any,
 ) -> int:
@@ -45,6 +47,7 @@ def predict(
     Read every input and print the answers; files that cannot be read are named on stderr, and the others still read.
 
     Args:
+        candidate_labels: the labels to choose among, with commas between them.
         options: `num_frames`, `use_sound_track`.
 
     Returns:
@@ -52,10 +55,16 @@ def predict(
 
     Raises:
         UsageError: the options and a file do not go together.
-        ValueError: the model cannot be loaded.
+        ValueError: the model cannot be loaded, or does not know a label.
     """
     errors = Console(stderr=True)
-    get_reader = cache(lambda: _load_quietly(errors, model, device))
+
+    @cache
+    def get_reader() -> Any:
+        reader = _load_quietly(errors, model, device)
+        checked_labels(candidate_labels, reader.model.config)  # once, and not of each file
+        return reader
+
     results: list[Reading | tuple[str, str]] = []
     names = list(files) or [None]
     hidden = len(names) == 1 or not errors.is_terminal
@@ -71,7 +80,7 @@ def predict(
             continue
         reader = get_reader()
         try:
-            results.append(read_sample(reader, sample, **options))
+            results.append(read_sample(reader, sample, candidate_labels, **options))
         except ValueError as error:
             results.append((name, _error_line(errors, name, error)))
     readings = [result for result in results if isinstance(result, Reading)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import factorial
@@ -258,10 +258,12 @@ def prepare(reader: Any, sample: Sample, **options: Any) -> tuple[dict[str, Any]
     return tensors, _evidence(sample, tensors, notes, options.get("use_sound_track", True))
 
 
-def read_sample(reader: Any, sample: Sample, **options: Any) -> Reading:
-    """Scores of all labels; arguments and errors as in `prepare`."""
+def read_sample(
+    reader: Any, sample: Sample, candidate_labels: str | Sequence[str] | None = None, **options: Any
+) -> Reading:
+    """Scores of all labels, or of those to choose among; other arguments and errors as in `prepare`."""
     tensors, evidence = prepare(reader, sample, **options)
-    return Reading(sample, evidence, reader.postprocess(reader.forward(tensors)))
+    return Reading(sample, evidence, reader.postprocess(reader.forward(tensors), candidate_labels=candidate_labels))
 
 
 def read_subsets(reader: Any, sample: Sample, **options: Any) -> SubsetReading:

@@ -44,6 +44,7 @@ from triemo.serving.onnx.processing.presence_triemo import (
 from triemo.serving.onnx.processing.samples_triemo import (
     MASKS,
     TASK,
+    checked_labels,
     has_sound,
     present_modalities,
     ranked_scores,
@@ -135,7 +136,14 @@ class OnnxEmotionReader:
         """Itself: as of a pipeline, `reader.model.config` is the config."""
         return self
 
-    def __call__(self, inputs: Any, top_k: int | None = None, batch_size: int = 1, **parameters: Any) -> Any:
+    def __call__(
+        self,
+        inputs: Any,
+        top_k: int | None = None,
+        batch_size: int = 1,
+        candidate_labels: str | Sequence[str] | None = None,
+        **parameters: Any,
+    ) -> Any:
         """
         The answer for one input, a list of them for a list; for a generator or a dataset, an iterator.
 
@@ -144,29 +152,31 @@ class OnnxEmotionReader:
                 `image`; or many of these.
             top_k: how many labels to return, best first; all by default.
             batch_size: how many inputs go through the graph at once; they may differ in modalities and lengths.
+            candidate_labels: the labels to choose among; all by default.
             parameters: `use_sound_track`, `sampling_rate` (Hz), `num_frames`, `frame_rate` (Hz).
 
         Returns:
             For each input a list of `{"label", "score"}`.
 
         Raises:
-            ValueError: an unknown parameter, media that cannot be read, or nothing to read from.
+            ValueError: an unknown parameter or label, media that cannot be read, or nothing to read from.
         """
         unknown = sorted(set(parameters) - set(_PARAMETERS))
         if unknown:
-            known = f"top_k, batch_size, {', '.join(_PARAMETERS)}"
+            known = f"top_k, batch_size, candidate_labels, {', '.join(_PARAMETERS)}"
             raise ValueError(f"{TASK} got unknown parameters {unknown}; accepted: {known}.")
         for name, value in (("top_k", top_k), ("batch_size", batch_size)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+        chosen = {"top_k": top_k, "candidate_labels": checked_labels(candidate_labels, self.config)}
         if isinstance(inputs, (list, tuple)):
-            return list(self._answers(inputs, top_k, batch_size, parameters))
+            return list(self._answers(inputs, batch_size, chosen, parameters))
         if isinstance(inputs, Iterator) or hasattr(inputs, "select_columns"):
-            return self._answers(inputs, top_k, batch_size, parameters)
-        return self.postprocess(self.forward(self.preprocess(inputs, **parameters)), top_k)
+            return self._answers(inputs, batch_size, chosen, parameters)
+        return self.postprocess(self.forward(self.preprocess(inputs, **parameters)), **chosen)
 
     def _answers(
-        self, inputs: Iterable, top_k: int | None, batch_size: int, parameters: dict[str, Any]
+        self, inputs: Iterable, batch_size: int, chosen: dict[str, Any], parameters: dict[str, Any]
     ) -> Iterator[list[dict[str, Any]]]:
         waiting = iter(inputs)
         while samples := [self._preprocess_of_many(input_, **parameters) for input_ in islice(waiting, batch_size)]:
@@ -177,7 +187,7 @@ class OnnxEmotionReader:
                 if sample is None:
                     yield []
                     continue
-                yield self.postprocess({name: value[row : row + 1] for name, value in outputs.items()}, top_k)
+                yield self.postprocess({name: value[row : row + 1] for name, value in outputs.items()}, **chosen)
                 row += 1
 
     def preprocess(self, input_: Any, **parameters: Any) -> dict[str, np.ndarray]:
@@ -221,9 +231,15 @@ class OnnxEmotionReader:
             weight[rows] += read
         return total / weight
 
-    def postprocess(self, outputs: Mapping[str, np.ndarray], top_k: int | None = None) -> list[dict[str, Any]]:
+    def postprocess(
+        self,
+        outputs: Mapping[str, np.ndarray],
+        top_k: int | None = None,
+        candidate_labels: str | Sequence[str] | None = None,
+    ) -> list[dict[str, Any]]:
         """Scores of the labels of the first sample, best first."""
-        return ranked_scores(outputs["logits"][0], self.config, outputs["modality_mask"][0].tolist(), top_k)
+        present = outputs["modality_mask"][0].tolist()
+        return ranked_scores(outputs["logits"][0], self.config, present, top_k, candidate_labels)
 
 
 def _facts(file: Path, described: str | None) -> dict[str, Any]:

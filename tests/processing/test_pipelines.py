@@ -166,6 +166,40 @@ def test_top_k(reader):
     assert made_with({"text": "so happy"}, top_k=3) == everything[:3]
 
 
+def test_candidate_labels_share_the_calibrated_scores_between_them(own_reader):
+    """After the temperature: the scores of all labels, those of the others taken out, over what is left."""
+    own_reader.model.config.calibration_temperature = 2.5
+    everything = {entry["label"]: entry["score"] for entry in own_reader({"text": "so happy"})}
+    wanted = ["sadness", "joy", "anger"]
+    answer = own_reader({"text": "so happy"}, candidate_labels=wanted)
+    total = sum(everything[label] for label in wanted)
+    assert {entry["label"]: entry["score"] for entry in answer} == pytest.approx(
+        {label: everything[label] / total for label in wanted}
+    )
+    assert [entry["score"] for entry in answer] == sorted((entry["score"] for entry in answer), reverse=True)
+    # As zero-shot pipelines take them; in a batch; set when the pipeline is made; the best of them.
+    assert own_reader({"text": "so happy"}, candidate_labels="sadness, joy,anger") == answer
+    assert own_reader([{"text": "so happy"}], candidate_labels=wanted, top_k=1) == [answer[:1]]
+    made = MultimodalEmotionRecognitionPipeline(
+        model=own_reader.model, processor=own_reader.processor, candidate_labels=wanted
+    )
+    assert made({"text": "so happy"}) == answer
+
+
+def test_candidate_labels_of_several_labels_keep_their_own_scores(own_reader):
+    for problem in ("multi_label_classification", "regression"):
+        own_reader.model.config.problem_type = problem
+        everything = own_reader({"text": "so happy"})
+        chosen = [entry for entry in everything if entry["label"] in ("fear", "joy")]
+        assert own_reader({"text": "so happy"}, candidate_labels=["joy", "fear"]) == chosen
+
+
+def test_unknown_candidate_labels_are_refused_by_name(reader):
+    for wrong, named in ((["joy", "glee"], "got 'glee'"), ("bliss,glee", "got 'bliss', 'glee'"), ([], "got none")):
+        with pytest.raises(ValueError, match=f"candidate_labels: {named}, expected some of anger, disgust"):
+            reader({"text": "so happy"}, candidate_labels=wrong)
+
+
 def test_calibration_temperature_divides_the_logits(own_reader):
     raw = logits(own_reader.model, **own_reader.processor(text="so happy"))[0]
     same_answer(own_reader({"text": "so happy"}), raw.softmax(-1))

@@ -164,6 +164,17 @@ def test_wrong_command_lines_exit_with_2(triemo, assets, arguments, named):
     assert named in result.stderr
 
 
+def test_candidate_labels_are_the_only_ones(triemo, clips):
+    chosen = ["--candidate-labels", "joy, fear"]
+    document = json.loads(triemo("predict", "--text", SENTENCE, *chosen, "--json").stdout)
+    assert {entry["label"] for entry in document["scores"]} == {"joy", "fear"}
+    assert sum(entry["score"] for entry in document["scores"]) == pytest.approx(1)
+    # Of several files too, the mistake is named once.
+    wrong = triemo("predict", clips / "sound.wav", clips / "face.png", "--candidate-labels", "joy,glee")
+    assert wrong.exit_code == 1 and wrong.stdout == ""
+    assert len(wrong.stderr.splitlines()) == 1 and "candidate_labels: got 'glee'" in wrong.stderr
+
+
 def test_empty_words_are_refused(triemo):
     result = triemo("predict", "--text", " ")
     assert result.exit_code == 1 and "nothing to process" in result.stderr

@@ -71,6 +71,8 @@ def test_answers_as_the_pipeline_does(reader, onnx_reader, assets, clips):
     same(onnx_reader(clip), reader(clip), 5e-3)
     same(onnx_reader({"video": clip, "text": SENTENCE}), reader({"video": clip, "text": SENTENCE}), 5e-3)
     assert onnx_reader(clip, top_k=2) == onnx_reader(clip)[:2]
+    chosen: dict[str, Any] = {"candidate_labels": ["joy", "fear"]}
+    same(onnx_reader({"text": SENTENCE}, **chosen), reader({"text": SENTENCE}, **chosen))
     assert list(onnx_reader(iter([{"text": SENTENCE}]))) == [onnx_reader({"text": SENTENCE})]
 
 
