@@ -185,11 +185,13 @@ def test_each_text_corpus_is_scored_by_its_own_protocol():
     targets = np.zeros((4, 7))
     targets[0, [0, 1]], targets[1, 2], targets[2, 3], targets[3, 4] = 0.5, 1, 1, 1
     logits = np.full((4, 7), -9.0)
-    logits[0, [0, 1]], logits[1, 2], logits[2, 3], logits[3, 5] = 9, 9, 9, 9
+    logits[0, [0, 1]], logits[1, 0], logits[2, 3], logits[3, 5] = 9, 9, 9, 9
     scores = text_scores(logits, targets, {"several": 2, "one": 2})
-    assert scores["several_macro_f1"] == pytest.approx(3 / 7)  # the other four classes do not occur
+    # The first class is right once and wrong once, the second right, the third missed; the others do not occur.
+    several = (2 / 3 + 1 + 0) / 3
+    assert scores["several_macro_f1"] == pytest.approx(several)
     assert scores["one_weighted_f1"] == pytest.approx(0.5)
-    assert scores["score"] == pytest.approx((3 / 7 + 0.5) / 2)
+    assert scores["score"] == pytest.approx((several + 0.5) / 2)
 
 
 def test_each_subset_gets_its_own_temperature(model, towers):
