@@ -19,7 +19,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 def default_model() -> str:
     """The released checkpoint: its folder in a checkout, else (the package is installed alone) its id on the Hub."""
     folder = CHECKOUT / "checkpoints" / "triemo-small"
-    return str(folder) if (folder / "model.safetensors").is_file() else HUB_MODEL
+    return str(folder) if any(folder.glob("model*.safetensors")) else HUB_MODEL
 
 
 def joined_seed(*numbers: int) -> int:

@@ -25,6 +25,7 @@ from triemo.training.recipes.stages import ReleaseRun
 
 __all__ = ["save_half", "save_processor", "train_evaluate"]
 
+SHARD = "90MB"
 PER_CLASS = 100  # composites of each emotion in the test, and in the validation that pairs are calibrated on
 PROTOCOLS = {
     "goemotions": "text alone; official test of GoEmotions, ekman grouping (7 classes), without dialogue context. "
@@ -51,14 +52,15 @@ PROTOCOLS = {
 
 
 def save_half(model: TriemoForEmotionClassification, folder: str | Path) -> None:
-    """Writes config and float16 safetensors to `folder`, file by file under another name first.
+    """Writes config and float16 safetensors to `folder`, file by file under another name first, in parts of at most
+    `SHARD`, which is what Git hosts take.
 
     The config names float32: it is what the weights are loaded as, half precision is only how they are stored.
     """
     folder = Path(folder)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    model.half().save_pretrained(part)
+    model.half().save_pretrained(part, max_shard_size=SHARD)
     config_file = part / "config.json"
     config = json.loads(config_file.read_text())
     for section in (config, *(value for value in config.values() if isinstance(value, dict))):
@@ -67,10 +69,14 @@ def save_half(model: TriemoForEmotionClassification, folder: str | Path) -> None
             section["dtype"] = "float32"
     write_json(config_file, config, sort_keys=True)
     folder.mkdir(parents=True, exist_ok=True)
+    written = {path.name for path in part.iterdir()}
     for path in part.iterdir():
         path.chmod(0o644)  # safetensors writes for the owner alone
         path.replace(folder / path.name)
     part.rmdir()
+    for path in folder.glob("model*.safetensors*"):
+        if path.name not in written:  # of an earlier release with more or fewer parts
+            path.unlink()
 
 
 def save_processor(folder: str | Path, tokenizer_folder: str | Path, weights: str | None = None) -> None:

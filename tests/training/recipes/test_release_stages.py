@@ -22,7 +22,7 @@ from triemo.training.corpora.labels import EMOTIONS, label2id
 from triemo.training.data.composites import CompositeDataset, draw_composites
 from triemo.training.recipes import audio as release_audio
 from triemo.training.recipes import joint as release_joint
-from triemo.training.recipes import release
+from triemo.training.recipes import measure, release
 from triemo.training.recipes.benchmarks import train_benchmarks
 from triemo.training.recipes.measure import Measured, calibrate, save_half
 from triemo.training.recipes.stages import ReleaseRun
@@ -221,6 +221,21 @@ def test_release_is_half_on_disk_and_single_when_loaded(model, tmp_path):
     assert {value.dtype for value in loaded.state_dict().values() if value.is_floating_point()} == {torch.float32}
     for name, value in loaded.state_dict().items():
         assert torch.equal(value, before[name].half().float() if value.is_floating_point() else before[name])
+
+
+def test_release_of_many_parts_leaves_none_of_another(model, tmp_path, monkeypatch):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    save_half(model, tmp_path)
+    monkeypatch.setattr(measure, "SHARD", "20KB")
+    save_half(model.float(), tmp_path)
+    parts = sorted(path.name for path in tmp_path.glob("model*.safetensors"))
+    assert len(parts) > 1 and "model.safetensors" not in parts
+    loaded = TriemoForEmotionClassification.from_pretrained(tmp_path).state_dict()
+    kept = {name: value for name, value in before.items() if value.is_floating_point()}
+    assert all(torch.equal(loaded[name], value.half().float()) for name, value in kept.items())
+    monkeypatch.setattr(measure, "SHARD", "90MB")
+    save_half(model.float(), tmp_path)
+    assert [path.name for path in tmp_path.glob("model*")] == ["model.safetensors"]
 
 
 def test_stage_reports_are_written_and_not_repeated(tmp_path, monkeypatch):
