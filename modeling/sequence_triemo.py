@@ -79,6 +79,7 @@ class TriemoForEmotionSequence(TriemoPreTrainedModel):
         labels: torch.Tensor | None = None,
         speakers: torch.Tensor | None = None,
         utterance_index: torch.Tensor | None = None,
+        utterance_mask: torch.Tensor | None = None,
         **inputs: Unpack[TriemoInputs],
     ) -> TriemoSequenceOutput:
         """
@@ -87,6 +88,8 @@ class TriemoForEmotionSequence(TriemoPreTrainedModel):
             speakers: (B, N) int64, a number for each speaker of a dialogue, -1 where unknown; any numbers, for only
                 whether two are the same counts.
             utterance_index: (B, N) int64, for clips; see above.
+            utterance_mask: (B, N), for vectors: 1 where there is an utterance. One without any modality is then
+                context for the others, which see that its speaker had a turn; without this argument it is an error.
             inputs: as in [`TriemoModel`].
 
         Raises:
@@ -99,11 +102,13 @@ class TriemoForEmotionSequence(TriemoPreTrainedModel):
                 raise ValueError("utterance_index is for clips; this model takes step-aligned vectors.")
             wanted = bool(options.get("output_attentions", self.config.output_attentions))
             given = ModalityInputs.collect(self.config, inputs)
-            mask = check_utterances(given)
+            mask = check_utterances(given, utterance_mask)
             joint, masks = self.joint_states(given)
             visible = visible_utterances(mask, self.config.context_causal, self.config.context_window)
             states, attentions = self.triemo.fusion(joint, masks, wanted, visible)
         else:
+            if utterance_mask is not None:
+                raise ValueError("utterance_mask is for step-aligned vectors; of clips, utterance_index says it.")
             states, mask = self.gather_clips(self.triemo(**inputs, return_dict=True), utterance_index)
         if speakers is not None:
             check_shape("speakers", speakers, mask.shape)
@@ -116,7 +121,11 @@ class TriemoForEmotionSequence(TriemoPreTrainedModel):
         )
 
     def push(
-        self, cache: TriemoContextCache, speakers: torch.Tensor | None = None, **inputs: Unpack[TriemoInputs]
+        self,
+        cache: TriemoContextCache,
+        speakers: torch.Tensor | None = None,
+        utterance_mask: torch.Tensor | None = None,
+        **inputs: Unpack[TriemoInputs],
     ) -> torch.Tensor:
         """
         The next utterances of running dialogues. What was pushed before is kept in `cache`, up to `context_window`
@@ -126,6 +135,7 @@ class TriemoForEmotionSequence(TriemoPreTrainedModel):
         Args:
             cache: a new `TriemoContextCache()` at the start of the dialogues; changed in place.
             speakers: (B, new), as in `forward`, the same numbers in every push.
+            utterance_mask: (B, new), as in `forward`, all ones.
             inputs: vectors (B, new, width) with their masks; without `config.step_aligned` clips, one a dialogue.
 
         Returns:
@@ -141,7 +151,7 @@ class TriemoForEmotionSequence(TriemoPreTrainedModel):
             )
         if self.config.step_aligned:
             given = ModalityInputs.collect(self.config, inputs)
-            there = check_utterances(given)
+            there = check_utterances(given, utterance_mask)
             new = there.shape[1]
             joint, masks = self.joint_states(given)
             nothing = torch.zeros_like(next(iter(joint.values())))
@@ -198,16 +208,28 @@ class TriemoForEmotionSequence(TriemoPreTrainedModel):
         return clips[index.clamp(min=0)] * mask.unsqueeze(-1).to(clips.dtype), mask
 
 
-def check_utterances(given: ModalityInputs) -> torch.Tensor:
+def check_utterances(given: ModalityInputs, stated: torch.Tensor | None = None) -> torch.Tensor:
     """
-    The mask (B, N) of utterances: all up to a dialogue's last one that has a modality.
+    The mask (B, N) of utterances: as `stated`, or all up to a dialogue's last one that has a modality.
 
     Raises:
-        ValueError: naming dialogue and turn of one without any modality before that.
+        ValueError: naming dialogue and turn of one without any modality before that, or of one that has a modality
+            where none is stated.
     """
     if not given.masks:
         given.check_presence()
     some = torch.stack([mask.bool() for mask in given.masks.values()]).any(0)
+    if stated is not None:
+        check_shape("utterance_mask", stated, some.shape)
+        there = stated.bool()
+        gaps = (some & ~there) | (~there[:, :-1] & there[:, 1:]).any(1, keepdim=True)
+        if not torch.compiler.is_compiling() and bool(gaps.any()):
+            dialogue, turn = gaps.nonzero()[0].tolist()
+            raise ValueError(
+                f"utterance_mask: dialogue {dialogue} has an utterance at or after {turn}, where there should be none; "
+                "zeros may stand at a dialogue's end alone."
+            )
+        return there.long()
     after = some.flip(1).cummax(1).values.flip(1)
     if not torch.compiler.is_compiling():
         empty = (after & ~some).nonzero()

@@ -81,6 +81,35 @@ def test_an_utterance_without_anything_is_named():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_an_utterance_without_anything_is_context_when_asked(kind):
+    """It has a place and a speaker, whatever its vectors are; pushed it gives the same; alone it is no error."""
+    model, inputs = tiny(kind, context_causal=True, context_window=3), cut(vectors(), slice(0, 1), slice(0, 6))
+    for name in ("attention_mask", "audio_attention_mask", "video_attention_mask"):
+        inputs[name][0, 2] = 0
+    there, speakers = torch.ones(1, 6, dtype=torch.long), SPEAKERS[:1]
+    with torch.inference_mode():
+        whole = model(**inputs, speakers=speakers, utterance_mask=there).logits
+        filled = {name: value.clone() for name, value in inputs.items()}
+        filled["text_features"][0, 2] = 7.0
+        assert torch.equal(model(**filled, speakers=speakers, utterance_mask=there).logits, whole)
+        without = {name: value[:, [0, 1, 3, 4, 5]] for name, value in inputs.items()}
+        left_out = model(**without, speakers=speakers[:, [0, 1, 3, 4, 5]]).logits
+        cache = TriemoContextCache()
+        turns = [
+            model.push(cache, speakers[:, t : t + 1], there[:, :1], **cut(inputs, slice(0, 1), slice(t, t + 1)))
+            for t in range(6)
+        ]
+    assert whole.isfinite().all()
+    torch.testing.assert_close(torch.cat(turns, 1), whole, atol=1e-5, rtol=1e-5)
+    assert torch.equal(whole[:, :2], left_out[:, :2])
+    if kind != "none":
+        assert not torch.allclose(whole[:, 3], left_out[:, 2])
+    for wrong in ([1, 1, 0, 1, 1, 1], [1, 1, 1, 1, 1, 0]):
+        with pytest.raises(ValueError, match="utterance_mask: dialogue 0 has an utterance"):
+            model(**inputs, utterance_mask=torch.tensor([wrong]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_causal_whole_and_pushed(kind):
     """Later turns leave earlier answers bit-identical, and turn by turn gives the whole dialogue's answers."""
     model = tiny(kind, context_causal=True, context_window=2)
