@@ -24,8 +24,17 @@ from triemo.training.recipes.text import MAX_TOKENS, load_texts
 from triemo.training.recipes.vision import FacePixels
 from triemo.training.recipes.voice import log_mel_frames, pad_frames, voice_logits
 
-__all__ = ["Corpora", "TriModalCollator", "predict_logits", "single_modality", "subset_logits", "train_joint"]
+__all__ = [
+    "TOWERS",
+    "Corpora",
+    "TriModalCollator",
+    "predict_logits",
+    "single_modality",
+    "subset_logits",
+    "train_joint",
+]
 
+TOWERS = ("text_tower", "audio_tower", "vision_tower")
 FACE_SIZE = 96
 MAX_FRAMES = 4
 
@@ -150,7 +159,7 @@ class FrozenTowerTrainer(Trainer):
         self.calm_weight, self.label_smoothing = calm_weight, label_smoothing
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        for name in ("text_tower", "audio_tower", "vision_tower"):
+        for name in TOWERS:
             getattr(model.triemo, name).eval()
         tensors = {name: value for name, value in inputs.items() if name != "labels"}
         outputs = model(**tensors)
@@ -234,6 +243,7 @@ def train_joint(
     contradicting: float = 0.0,
     silent: float = 0.0,
     misheard: float = 0.0,
+    start: str | None = None,
     bf16: bool = True,
 ) -> dict:
     """Trains what joins the towers and saves the whole model to `<output>/<name>`.
@@ -254,6 +264,7 @@ def train_joint(
         face_corpora: of `AllCorpora`, with `voice_check`.
         real: share of the examples that are films, one person's voice and face at once.
         contradicting, silent, misheard: of `CompositeDataset`.
+        start: a stage of `train_pretraining` on the same towers, whose joint part learns on; null starts at random.
         bf16: whether to compute in bfloat16, which some processors emulate, many times slower.
 
     Raises:
@@ -262,16 +273,18 @@ def train_joint(
     if face_corpora and voice_check is None:
         raise ValueError(f"face_corpora: got {list(face_corpora)} without voice_check, expected both or none")
     torch.manual_seed(run.seed)
-    model = TriemoForEmotionClassification.from_encoders_pretrained(
-        text=str(run.folder(text)),
-        audio=str(run.folder(audio)),
-        vision=str(run.folder(vision)),
-        id2label=dict(enumerate(EMOTIONS)),
-        label2id=label2id,
-        hidden_dropout=0.1,
-        classifier_dropout=0.2,
-    )
-    for tower in ("text_tower", "audio_tower", "vision_tower"):
+    settings = {
+        "id2label": dict(enumerate(EMOTIONS)),
+        "label2id": label2id,
+        "hidden_dropout": 0.1,
+        "classifier_dropout": 0.2,
+    }
+    if start is None:
+        towers = {"text": str(run.folder(text)), "audio": str(run.folder(audio)), "vision": str(run.folder(vision))}
+        model = TriemoForEmotionClassification.from_encoders_pretrained(**towers, **settings)
+    else:
+        model = TriemoForEmotionClassification.from_pretrained(run.folder(start), allow_new_head=True, **settings)
+    for tower in TOWERS:
         getattr(model.triemo, tower).requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(run.folder(text))
 

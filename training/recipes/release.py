@@ -25,6 +25,7 @@ from triemo.training.recipes.faces import train_faces
 from triemo.training.recipes.joint import train_joint
 from triemo.training.recipes.measure import train_evaluate
 from triemo.training.recipes.measure_corpora import train_evaluate_corpora
+from triemo.training.recipes.pretrain_joint import train_pretraining
 from triemo.training.recipes.stages import ReleaseRun
 from triemo.training.recipes.text import train_text
 from triemo.training.recipes.vision import train_vision
@@ -42,6 +43,7 @@ KINDS = {
     "voice_states": train_voice_states,
     "voice_tower": train_voice_tower,
     "left_out_corpora": train_left_out_corpora,
+    "pretraining": train_pretraining,
     "joint": train_joint,
     "evaluate": train_evaluate,
     "evaluate_corpora": train_evaluate_corpora,

@@ -1,6 +1,7 @@
 """The stages of `release.py` on tiny random towers and seeded made-up corpora."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,14 +18,15 @@ from transformers import (
     TrainingArguments,
 )
 
-from triemo.modeling import TriemoAudioConfig, TriemoAudioModel, TriemoForEmotionClassification
+from triemo.modeling import TriemoAudioConfig, TriemoAudioModel, TriemoForEmotionClassification, TriemoForPreTraining
 from triemo.training.corpora.labels import EMOTIONS, label2id
 from triemo.training.data.composites import CompositeDataset, draw_composites
 from triemo.training.recipes import audio as release_audio
 from triemo.training.recipes import joint as release_joint
-from triemo.training.recipes import measure, release
+from triemo.training.recipes import measure, pretrain_joint, release
 from triemo.training.recipes.benchmarks import train_benchmarks
 from triemo.training.recipes.measure import Measured, calibrate, save_half
+from triemo.training.recipes.pretrain_joint import MaskedCollator, add_spoken_sentences
 from triemo.training.recipes.stages import ReleaseRun
 from triemo.training.recipes.text import PooledClassifier, text_scores
 from triemo.training.recipes.voice import voice_logits
@@ -127,6 +129,52 @@ def test_joint_stage_trains_resumes_and_leaves_the_towers_alone(towers, monkeypa
         assert all(torch.equal(after[key], value) for key, value in before.items())
     resumed = release_joint.train_joint(run, "joint", **settings)
     assert resumed["validation_composites"] == report["validation_composites"]
+
+
+class SpokenCorpora(MadeUpCorpora):
+    """The made-up corpora as those of many voices: every clip but the last says one of two sentences."""
+
+    def __init__(self, run, split, text_corpora, voice_check, face_corpora) -> None:
+        super().__init__(run.data, split)
+        self.voices = [SimpleNamespace(path=str(row)) for row in range(14)]
+        self.frames, self.pairs = {}, [{"audio": 13, "vision": 13}]
+
+
+def test_pretraining_hides_no_sentence_said_by_heart(towers):
+    corpora = SpokenCorpora(ReleaseRun(), "train", [], "", [])
+    pairs = add_spoken_sentences(corpora, {str(row): ("happy sad", "angry wow")[row % 2] for row in range(13)})
+    assert corpora.texts[14:] == ["angry wow", "happy sad"] and len(corpora.labels["text"]) == 14
+    assert pairs[:2] == [{"audio": 0, "text": 15}, {"audio": 1, "text": 14}] and len(pairs) == 13
+    tokenizer = AutoTokenizer.from_pretrained(towers / "text")
+    collate = MaskedCollator(corpora, tokenizer, 14, probability=1.0)
+    label = np.eye(7, dtype=np.float32)
+    batch = collate([
+        {"rows": pairs[0], "label": label[0]},
+        {"rows": {"text": 3}, "label": label[3]},
+        {"rows": {"vision": 2}, "label": (label[0] + label[2]) / 2},
+    ])  # fmt: skip
+    assert batch["labels"].tolist() == [8, 3, -100]  # the second sentence, a class, two classes at once
+    assert batch["mlm_labels"][0].eq(-100).all() and batch["mlm_labels"][1].ne(-100).sum() == 1
+    assert tokenizer.decode(batch["input_ids"][0], skip_special_tokens=True) == "happy sad"
+
+
+def test_joint_stage_goes_on_from_pretraining(towers, monkeypatch):
+    rows = {"row": [str(row) for row in range(13)], "sentence": ["happy sad", "angry wow"] * 6 + ["wow"]}
+    monkeypatch.setattr(pretrain_joint, "AllCorpora", SpokenCorpora)
+    monkeypatch.setattr(pretrain_joint, "load_corpus", lambda name, root: {"train": rows})
+    monkeypatch.setattr(release_joint, "Corpora", MadeUpCorpora)
+    run, names = ReleaseRun(output=str(towers), seed=0), {name: name for name in ("text", "audio", "vision")}
+    settings = {"text_corpora": ["a"], "voice_check": "v", "face_corpora": ["raf_db"], "spoken_corpora": ["ravdess"]}
+    settings |= {"steps": 2, "batch_size": 16, "learning_rate": 1e-3}
+    report = pretrain_joint.train_pretraining(run, "pretrained", **names, **settings)
+    assert report["pairs"] == {"spoken": 13, "films": 1}
+    before = TriemoForPreTraining.from_pretrained(towers / "pretrained").triemo.state_dict()
+    settings = {"steps": 1, "batch_size": 12, "learning_rate": 0.0, "balance": 1.0, "label_smoothing": 0.0}
+    release_joint.train_joint(
+        run, "after", **names, **settings, text_corpora=["a", "b"], calm_weight=None, start="pretrained"
+    )
+    after = TriemoForEmotionClassification.from_pretrained(towers / "after").triemo.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_training_lowers_the_loss(model, collate):
