@@ -50,29 +50,20 @@ PROBES = (
     ("Don't look now, but somebody is following us.", "fear"),
     ("He chews with his mouth open, I can't watch.", "disgust"),
 )
-# Per corpus: task, id and name of the data set, and split, as the Hub's model-index asks for them.
-_DATASETS = {
-    "goemotions_test": ("text-classification", "google-research-datasets/go_emotions", "GoEmotions, ekman", "test"),
-    "meld_test": ("text-classification", "declare-lab/MELD", "MELD, words alone", "test"),
-    "ravdess_actors_21_24_calm_merged": ("audio-classification", "ravdess", "RAVDESS, calm merged", "actors 21-24"),
-    "ravdess_actors_21_24_calm_dropped": ("audio-classification", "ravdess", "RAVDESS, calm dropped", "actors 21-24"),
-    "fer2013_private_test": ("image-classification", "fer2013", "FER2013", "PrivateTest"),
-}
 _METRICS = {"accuracy": "accuracy", "uar": "recall", "macro_f1": "f1", "weighted_f1": "f1"}
 
 
 def eval_results(metrics: Mapping[str, Any]) -> list[EvalResult]:
     """Each test figure and the seven subsets, rounded to four decimals."""
     results = []
-    for path, _, measure, value in figure_rows(metrics):
-        task, dataset, name, split = _DATASETS[path.split(".")[0]]
+    for path, test, measure, value in figure_rows(metrics):
         results.append(
             EvalResult(
-                task_type=task,
-                dataset_type=dataset,
-                dataset_name=name,
-                dataset_config="calm dropped" if "dropped" in path else None,
-                dataset_split=split,
+                task_type=test.task,
+                dataset_type=test.dataset,
+                dataset_name=test.name,
+                dataset_config=test.config,
+                dataset_split=test.split,
                 metric_type=_METRICS[path.rpartition(".")[2]],
                 metric_name=measure,
                 metric_value=round(value, 4),

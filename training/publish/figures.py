@@ -6,6 +6,7 @@ python training/publish/figures.py     # renews the table between the `figures` 
 import argparse
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from statistics import NormalDist, fmean, stdev
@@ -30,23 +31,113 @@ SUBSET_NAMES = {"text": "words", "audio": "voice", "vision": "face"}
 COMPOSITES, CALIBRATION = "composites_test_synthetic", "expected_calibration_error"
 
 _MEASURES = {"macro_f1": "macro F1", "weighted_f1": "weighted F1", "uar": "UAR", "accuracy": "accuracy"}
+
+
+@dataclass(frozen=True)
+class Test:
+    """A test whose scores `metrics.json` may hold.
+
+    Args:
+        path: of its scores in the figures.
+        shown: what it is called in tables.
+        measures: of its scores, those that are shown.
+        task, dataset, name, split, config: as the Hub's `model-index` asks for them.
+    """
+
+    path: str
+    shown: str
+    measures: tuple[str, ...]
+    task: str
+    dataset: str
+    name: str
+    split: str = "test"
+    config: str | None = None
+
+
+def _text(corpus: str, shown: str, dataset: str, name: str, *measures: str, part: str = "") -> Test:
+    return Test(f"{corpus}_test{part}", shown, measures, "text-classification", dataset, name)
+
+
+def _voice(corpus: str, name: str, people: str) -> Test:
+    shown = f"{name}, {people} not heard in training, voice alone"
+    return Test(f"{corpus}_test", shown, ("uar", "weighted_f1"), "audio-classification", corpus, name, people)
+
+
+def _face(path: str, shown: str, dataset: str, name: str, split: str) -> Test:
+    return Test(path, f"{shown}, face alone", ("accuracy", "uar"), "image-classification", dataset, name, split)
+
+
 _GOEMOTIONS = "GoEmotions, official test, ekman, words alone"
-# Where a figure lies in metrics.json, and what it is called.
-_ROWS = (
-    ("goemotions_test.multi_label.macro_f1", _GOEMOTIONS, "macro F1, multi-label"),
-    ("goemotions_test.single_label.weighted_f1", f"{_GOEMOTIONS}, rows with one label", "weighted F1"),
-    *((f"meld_test.{key}", "MELD, official test, words alone", _MEASURES[key]) for key in ("weighted_f1", "macro_f1")),
-    *(
-        (f"ravdess_actors_21_24_calm_{calm}.{key}", f"RAVDESS, actors 21-24, {how}, voice alone", _MEASURES[key])
-        for calm, how in (("merged", "calm merged into neutral"), ("dropped", "calm dropped"))
-        for key in ("weighted_f1", "uar")
+_GOEMOTIONS_ID = "google-research-datasets/go_emotions"
+_FILMS = "Javanese clips, actors not seen in training"
+TESTS = (
+    _text("goemotions", _GOEMOTIONS, _GOEMOTIONS_ID, "GoEmotions, ekman", "macro_f1", part=".multi_label"),
+    _text(
+        "goemotions",
+        f"{_GOEMOTIONS}, rows with one label",
+        _GOEMOTIONS_ID,
+        "GoEmotions, ekman",
+        "weighted_f1",
+        part=".single_label",
+    ),
+    _text(
+        "meld", "MELD, official test, words alone", "declare-lab/MELD", "MELD, words alone", "weighted_f1", "macro_f1"
     ),
     *(
-        (f"fer2013_private_test.{key}", "FER2013, PrivateTest, face alone", _MEASURES[key])
-        for key in ("accuracy", "uar")
+        _text(
+            f"xed_{code}", f"XED, {language}, words alone", "xed", f"XED, {language}", "macro_f1", part=".multi_label"
+        )
+        for code, language in (("en", "English"), ("zh", "Chinese"))
+    ),
+    *(
+        _text(
+            f"brighter_{code}",
+            f"BRIGHTER, {language}, words alone",
+            "brighter",
+            f"BRIGHTER, {language}",
+            "macro_f1",
+            part=".multi_label",
+        )
+        for code, language in (("eng", "English"), ("chn", "Chinese"))
+    ),
+    *(
+        _text(
+            f"smp2020_{topic}",
+            f"SMP2020-EWECT, {topic} topic, official test, Chinese words alone",
+            "smp2020-ewect",
+            f"SMP2020-EWECT, {topic}",
+            "macro_f1",
+        )
+        for topic in ("usual", "virus")
+    ),
+    *(
+        Test(
+            f"ravdess_actors_21_24_calm_{calm}",
+            f"RAVDESS, actors 21-24, {how}, voice alone",
+            ("weighted_f1", "uar"),
+            "audio-classification",
+            "ravdess",
+            f"RAVDESS, calm {calm}",
+            "actors 21-24",
+            "calm dropped" if calm == "dropped" else None,
+        )
+        for calm, how in (("merged", "calm merged into neutral"), ("dropped", "calm dropped"))
+    ),
+    _voice("casia", "CASIA, Mandarin", "a speaker"),
+    _voice("nemo", "nEMO, Polish", "actors"),
+    _voice("emovo", "EMOVO, Italian", "actors"),
+    _voice("savee", "SAVEE, English", "a speaker"),
+    _voice("tess", "TESS, English", "a speaker"),
+    _voice("javanese", "Javanese clips", "actors"),
+    _face("fer2013_private_test", "FER2013, PrivateTest", "fer2013", "FER2013", "PrivateTest"),
+    _face("ferplus_private_test", "FERPlus, PrivateTest, majority of the votes", "ferplus", "FERPlus", "PrivateTest"),
+    _face("raf_db_test", "RAF-DB, official test", "raf-db", "RAF-DB", "test"),
+    *(
+        Test(f"javanese_clips_test.{subset}", f"{_FILMS}, {how}", ("uar",), "video-classification", "javanese", _FILMS)
+        for subset, how in (("audio", "voice alone"), ("vision", "face alone"), ("audio+vision", "voice and face"))
     ),
 )
-_MODALITY_TESTS = {
+_CALIBRATED = {
     "audio": "RAVDESS, voice",
     "text": "GoEmotions, words",
     "text_meld": "MELD, words",
@@ -62,13 +153,13 @@ def figures_table(metrics: Mapping[str, Any]) -> str:
     What `metrics` lacks gives no row. An interval is given where `per_class` has the recalls and counts behind it.
     """
     rows = [
-        (test, measure, f"{value:.3f}", interval(metrics, path) or "-")
+        (test.shown, measure, f"{value:.3f}", interval(metrics, path) or "-")
         for path, test, measure, value in figure_rows(metrics)
     ]
     for name, error in sorted(find_group(metrics, CALIBRATION).items()):
         least = f" ({error['if_calibrated']:.3f} if calibrated perfectly)" if "if_calibrated" in error else ""
         measure = f"expected calibration error, before / after temperature{least}"
-        rows.append((_MODALITY_TESTS.get(name, name), measure, f"{error['before']:.3f} / {error['after']:.3f}", "-"))
+        rows.append((_calibrated(name), measure, f"{error['before']:.3f} / {error['after']:.3f}", "-"))
     tables = [_table(("test", "measure", "value", "95 % interval"), rows)] if rows else []
     subsets = [(name, f"{scores['uar']:.3f}", f"{scores['accuracy']:.3f}") for name, _, scores in subset_rows(metrics)]
     if subsets:
@@ -83,6 +174,13 @@ def figures_table(metrics: Mapping[str, Any]) -> str:
 def details_table(metrics: Mapping[str, Any]) -> str:
     """Per class, per subgroup, temperatures, folds and few-label training, each under a heading, as far as given."""
     parts = []
+    left_out = find_group(metrics, "voice_left_out_corpora")
+    if left_out:
+        parts.append(f"### Voice: corpora left out of training, one at a time\n\n{_scores_table('corpus', left_out)}")
+    joined = find_group(metrics, "joined_voices")
+    if joined:
+        rows = [(name.replace("_", " "), _shown(count)) for name, count in joined.items()]
+        parts.append(f"### Longer voices: sounds of RAVDESS joined\n\n{_table(('sounds', 'count'), rows)}")
     per_class = find_group(metrics, "per_class")
     for corpus, classes in per_class.items():
         parts.append(f"### Per class: {corpus}\n\n{_scores_table('class', classes)}")
@@ -133,14 +231,25 @@ def _pretraining_tables(pretraining: Mapping[str, Any]) -> Iterator[str]:
         yield f"### Pretrained: zero-shot, chance 0.143\n\n{_table(('test', 'sentences', 'UAR'), rows)}"
 
 
-def figure_rows(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, str, float]]:
-    """Path, test, measure and value of every test figure there is; of subsets, the path names theirs."""
-    for path, test, measure in _ROWS:
-        value: Any = find_group(metrics, path.split(".")[0])
-        for part in path.split(".")[1:]:
-            value = value.get(part, {})
-        if isinstance(value, int | float):
-            yield path, test, measure, float(value)
+def figure_rows(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Test, str, float]]:
+    """Path, test, measure and value of every test figure there is; the path ends with the measure's key."""
+    for test in TESTS:
+        first, *parts = test.path.split(".")
+        scores: Any = find_group(metrics, first)
+        for part in parts:
+            scores = scores.get(part, {})
+        for key in test.measures:
+            if isinstance(scores.get(key), int | float):
+                measure = f"{_MEASURES[key]}, multi-label" if parts == ["multi_label"] else _MEASURES[key]
+                yield f"{test.path}.{key}", test, measure, float(scores[key])
+
+
+def _calibrated(name: str) -> str:
+    """What a calibration error was measured on: a modality's name, with or without a corpus behind it."""
+    if name in _CALIBRATED:
+        return _CALIBRATED[name]
+    modality, _, corpus = name.partition("_")
+    return f"{corpus}, {SUBSET_NAMES.get(modality, modality)}"
 
 
 def find_group(metrics: Mapping[str, Any], name: str) -> dict[str, Any]:

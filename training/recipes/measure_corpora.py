@@ -234,7 +234,7 @@ def figures(
         for corpus, rows in corpora.items()
     }
     found["per_class"] = {
-        corpus: detailed(*rows.top_class())["per_class"]
+        corpus.replace("/", "_"): detailed(*rows.top_class())["per_class"]
         for _, corpora in test.single()
         for corpus, rows in corpora.items()
     }
@@ -324,6 +324,8 @@ def train_evaluate_corpora(
     }
     reports = {file.stem: json.loads(file.read_text()) for file in sorted(Path(run.output).glob("*.json"))}
     reports.pop(name, None)
+    if "left_out_corpora" in reports:
+        found["voice_left_out_corpora"] = reports["left_out_corpora"]["left_out"]
     metrics["stages"] = reports
     metrics["training_minutes"] = {stage: report["minutes"] for stage, report in reports.items()}
     write_json(checkpoint / "metrics.json", metrics, sort_keys=True)

@@ -22,7 +22,7 @@ from triemo.training.publish.card import (
     plain_card,
     released_card,
 )
-from triemo.training.publish.figures import details_table, figures_table, interval, replace_figures
+from triemo.training.publish.figures import details_table, figure_rows, figures_table, interval, replace_figures
 
 SUBSETS = ("text", "audio", "vision", "text+audio", "text+vision", "audio+vision", "text+audio+vision")
 
@@ -273,3 +273,23 @@ def test_plain_card_of_ones_own_model():
     data = ModelCard(text).data
     assert (data.library_name, data.base_model, data.base_model_relation) == ("peft", "user/base", "adapter")
     assert "calm, loud" in text and "hiring" in text.lower() and "print(1)  # 1\n```" in text
+
+
+def test_tests_of_many_corpora_have_rows_and_what_was_left_out_has_a_table():
+    figures = {
+        "xed_zh_test": {"multi_label": {"macro_f1": 0.41}, "single_label": {"macro_f1": 0.5}},
+        "smp2020_virus_test": {"macro_f1": 0.61},
+        "javanese_clips_test": {"audio": {"uar": 0.5}, "audio+vision": {"uar": 0.7}},
+        "voice_left_out_corpora": {"casia": {"uar": 0.512, "clips": 300}},
+        "joined_voices": {"of": 28, "right_at_4_s": 20, "right_at_12_s": 19},
+        "expected_calibration_error": {"audio_casia": {"before": 0.1, "after": 0.05}},
+    }
+    rows = {path: (test.shown, measure, value) for path, test, measure, value in figure_rows({"figures": figures})}
+    assert rows["xed_zh_test.multi_label.macro_f1"] == ("XED, Chinese, words alone", "macro F1, multi-label", 0.41)
+    assert rows["smp2020_virus_test.macro_f1"][1:] == ("macro F1", 0.61)
+    assert rows["javanese_clips_test.audio+vision.uar"][0].endswith("voice and face") and len(rows) == 4
+    assert "| casia, voice | expected calibration error, before / after temperature | 0.100 / 0.050 |" in (
+        figures_table({"figures": figures})
+    )
+    details = details_table({"figures": figures})
+    assert "| casia | 0.512 | 300 |" in details and "| right at 12 s | 19 |" in details
