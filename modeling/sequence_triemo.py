@@ -120,6 +120,20 @@ class TriemoForEmotionSequence(TriemoPreTrainedModel):
             fusion_attentions=attentions,
         )
 
+    def new_cache(self) -> TriemoContextCache:
+        """What `push` keeps of running dialogues, empty. Raises ValueError as `push` does."""
+        self._check_live()
+        return TriemoContextCache()
+
+    def _check_live(self) -> int:
+        """The context's window; ValueError where a push cannot give what the whole dialogue gives."""
+        window = self.config.context_window
+        if not self.config.context_causal or window is None:
+            raise ValueError(
+                f"push: needs context_causal=True and a context_window, got {self.config.context_causal} and {window}."
+            )
+        return window
+
     def push(
         self,
         cache: TriemoContextCache,
@@ -133,7 +147,7 @@ class TriemoForEmotionSequence(TriemoPreTrainedModel):
         once gives.
 
         Args:
-            cache: a new `TriemoContextCache()` at the start of the dialogues; changed in place.
+            cache: a `new_cache()` at the start of the dialogues; changed in place.
             speakers: (B, new), as in `forward`, the same numbers in every push.
             utterance_mask: (B, new), as in `forward`, all ones.
             inputs: vectors (B, new, width) with their masks; without `config.step_aligned` clips, one a dialogue.
@@ -144,11 +158,7 @@ class TriemoForEmotionSequence(TriemoPreTrainedModel):
         Raises:
             ValueError: a model that sees the future or sees back without an end, or an utterance without any modality.
         """
-        window = self.config.context_window
-        if not self.config.context_causal or window is None:
-            raise ValueError(
-                f"push: needs context_causal=True and a context_window, got {self.config.context_causal} and {window}."
-            )
+        window = self._check_live()
         if self.config.step_aligned:
             given = ModalityInputs.collect(self.config, inputs)
             there = check_utterances(given, utterance_mask)
@@ -226,7 +236,7 @@ def check_utterances(given: ModalityInputs, stated: torch.Tensor | None = None) 
         if not torch.compiler.is_compiling() and bool(gaps.any()):
             dialogue, turn = gaps.nonzero()[0].tolist()
             raise ValueError(
-                f"utterance_mask: dialogue {dialogue} has an utterance at or after {turn}, where there should be none; "
+                f"utterance_mask: dialogue {dialogue} has an utterance at or after {turn}, where it says none; "
                 "zeros may stand at a dialogue's end alone."
             )
         return there.long()

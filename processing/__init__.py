@@ -5,6 +5,7 @@ from .feature_extraction_triemo import TriemoFeatureExtractor  # isort: skip
 
 from transformers import (
     AutoFeatureExtractor,
+    AutoModelForTokenClassification,
     AutoModelForVideoClassification,
     AutoProcessor,
     PreTrainedConfig,
@@ -14,6 +15,7 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .dialogue_pipeline_triemo import DIALOGUE_TASK, ConversationalEmotionRecognitionPipeline, DialogueSession
 from .image_processing_triemo import TriemoImageProcessor
 from .media_sources_triemo import MediaLimits, media_limits
 from .media_triemo import MediaInfo, load_audio, load_frames, load_image, probe_media
@@ -34,16 +36,20 @@ class TriemoProcessingKey(PreTrainedConfig):
 AutoFeatureExtractor.register(TriemoProcessingKey, TriemoFeatureExtractor, exist_ok=True)
 AutoImageProcessor.register(TriemoProcessingKey, slow_image_processor_class=TriemoImageProcessor, exist_ok=True)
 AutoProcessor.register(TriemoProcessingKey, TriemoProcessor, exist_ok=True)
-if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
-    PIPELINE_REGISTRY.register_pipeline(
-        TASK,
-        pipeline_class=MultimodalEmotionRecognitionPipeline,
-        pt_model=(AutoModelForVideoClassification,),
-        type="multimodal",
-    )
+for task, pipeline_class, auto_model in (
+    (TASK, MultimodalEmotionRecognitionPipeline, AutoModelForVideoClassification),
+    (DIALOGUE_TASK, ConversationalEmotionRecognitionPipeline, AutoModelForTokenClassification),
+):
+    if task not in PIPELINE_REGISTRY.get_supported_tasks():
+        PIPELINE_REGISTRY.register_pipeline(
+            task, pipeline_class=pipeline_class, pt_model=(auto_model,), type="multimodal"
+        )
 
 __all__ = [
+    "DIALOGUE_TASK",
     "TASK",
+    "ConversationalEmotionRecognitionPipeline",
+    "DialogueSession",
     "MediaInfo",
     "MediaLimits",
     "MultimodalEmotionRecognitionPipeline",

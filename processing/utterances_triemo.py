@@ -102,6 +102,7 @@ class UtteranceEncoder:
         utterances: Sequence[Any],
         limits: Mapping[str, float] | None = None,
         return_notes: bool = False,
+        first: int = 0,
         **parameters: Any,
     ) -> dict[str, Any]:
         """
@@ -110,6 +111,7 @@ class UtteranceEncoder:
             limits: fields of `MediaLimits`.
             return_notes: add `notes`, a list for each utterance of what the processor noticed; otherwise each kind is
                 logged once.
+            first: the number of the first utterance, as errors count.
             parameters: of the processor, such as `sampling_rate` or `use_sound_track`.
 
         Returns:
@@ -133,7 +135,7 @@ class UtteranceEncoder:
         for start in range(0, len(order), self.batch_size):
             rows, prepared = [], []
             for row in order[start : start + self.batch_size]:
-                tensors, notes[row] = self.prepare(utterances[row], row, limits, parameters)
+                tensors, notes[row] = self.prepare(utterances[row], first + row, limits, parameters)
                 if tensors:
                     rows.append(row)
                     prepared.append(tensors)
