@@ -236,6 +236,7 @@ class TriemoConfig(PreTrainedConfig):
         "hidden_states",
         "attentions",
         "fusion_attentions",
+        "utterance_mask",
     ]
 
     text_config: dict | PreTrainedConfig | None = None

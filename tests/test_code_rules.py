@@ -45,6 +45,7 @@ ORDER = (
         "pretraining_data",
         "pretraining_trainer",
         "evaluation",
+        "dialogue_task",
     ),
     # Rooms that stand side by side: none of these imports another one.
     ("finetune", "pretrain", "evaluate_model", "evaluate_pretraining", "export", "publish"),

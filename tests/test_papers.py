@@ -40,7 +40,7 @@ from triemo.serving.endpoint.server import parse_arguments as parse_endpoint_arg
 from triemo.serving.reading import load_reader
 from triemo.training import evaluate_model, evaluate_pretraining, finetune, pretrain
 from triemo.training.arguments import parse_arguments, parse_pretrain_arguments
-from triemo.training.recipes import few_labels, ravdess_folds, seed_spread
+from triemo.training.recipes import contexts, few_labels, ravdess_folds, seed_spread
 
 DEMO = "serving/assets/demo.mp4"
 LABELS = {"anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise"}
@@ -106,6 +106,9 @@ NOT_RUN = {
     "make checkpoint DATA=folder": "corpora, hours",
     "python training/recipes/ravdess_folds.py --data folder": "corpora, hours",
     "python training/recipes/few_labels.py --data folder": "corpora, hours",
+    "python training/finetune.py --config training/configs/dialogues.yaml --table turns.csv "
+    "--context_type transformer": "tests/training/test_dialogue_task.py",
+    "python training/recipes/contexts.py --corpus meld --data DATA": "tests/training/recipes/test_contexts.py",
 }
 
 
@@ -136,6 +139,7 @@ SCRIPTS = {
     "training/evaluate_pretraining.py": hf_parser(evaluate_pretraining.PretrainingEvaluationArguments),
     "training/recipes/ravdess_folds.py": hf_parser(ravdess_folds.FoldRun),
     "training/recipes/few_labels.py": hf_parser(few_labels.FewLabelsRun),
+    "training/recipes/contexts.py": hf_parser(contexts.ContextsRun),
     "triemo.serving.endpoint.server": parse_endpoint_arguments,
 }
 ELLIPSIS = ["--table", "my.csv", "--output_dir", "runs/mine"]
@@ -476,11 +480,9 @@ def test_conversations():
     """The Python of training/README.md: what a push gives is what the whole dialogue gave."""
     _, code = fenced("training/README.md", "python")
     names: dict[str, Any] = {}
-    (loss, logits), pushed = run_python_block(code, names)
-    assert loss.isfinite() and logits.shape == (2, 30, 7) and pushed.shape == (2, 1, 7)
-    model, who = names["model"], names["who"]
-    whole = model(text_features=names["words"], input_features=names["voice"], speakers=who).logits
-    torch.testing.assert_close(pushed, whole[:, :1], atol=1e-5, rtol=1e-5)
+    logits, pushed = run_python_block(code, names)
+    assert logits.shape == (2, 30, 7) and pushed.shape == (2, 1, 7)
+    torch.testing.assert_close(pushed, logits[:, :1], atol=1e-5, rtol=1e-5)
 
 
 def test_requests_to_the_endpoint(at_work, checkpoint):

@@ -56,3 +56,25 @@ def write_table(folder: Path, train: int = 12, validation: int = 6, test: int = 
         writer.writeheader()
         writer.writerows(rows)
     return table
+
+
+def write_dialogues(
+    table: Path, splits: tuple[str, ...] = ("train",) * 8 + ("validation",) * 3 + ("test",) * 2
+) -> Path:
+    """
+    A csv of 13 dialogues of 2 to 5 turns between two speakers, in words. Who hears anger is sad next; the second turn
+    of each has no label.
+    """
+    draw = np.random.default_rng(0)
+    rows = []
+    for dialogue, split in enumerate(["train"] * 8 + ["validation"] * 3 + ["test"] * 2):
+        label = "joy"
+        for turn in range(2 + dialogue % 4):
+            label = "sadness" if label == "anger" else CLASSES[int(draw.integers(3))]
+            row = {"dialogue": f"d{dialogue}", "turn": turn, "speaker": f"{dialogue}{'ab'[turn % 2]}", "split": split}
+            rows.append(row | {"text": SENTENCES[label], "label": "" if turn == 1 else label})
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return table

@@ -85,6 +85,12 @@ class ModelArguments(StartArguments):
     lora_merge: bool = field(
         default=False, metadata={"help": "Save one whole model with the adapters merged in, not the adapters."}
     )
+    context_type: str = field(
+        default="transformer",
+        metadata={
+            "help": "With --task dialogues, how utterances see one another: none, transformer, recurrent, graph."
+        },
+    )
     modality_dropout: float = field(
         default=0.2, metadata={"help": "Chance of dropping a modality of a training sample; one always stays."}
     )
@@ -126,6 +132,13 @@ class SourceArguments:
 class DataArguments(SourceArguments):
     """What it learns from."""
 
+    task: str = field(
+        default="clips",
+        metadata={"help": "clips: each row alone; dialogues: each row in its dialogue, by columns dialogue and turn."},
+    )
+    vectors: str | None = field(
+        default=None, metadata={"help": "Folder of the utterances' vectors; by default in output_dir."}
+    )
     composites: int = field(
         default=0, metadata={"help": "Synthetic three-modality examples an epoch, joined over the corpora by class."}
     )
@@ -176,6 +189,7 @@ class FinetuneTrainingArguments(TrainingArguments):
     restart: bool = field(default=False, metadata={"help": "Begin anew even if output_dir holds checkpoints."})
 
 
+CONTEXT_TYPES = ("none", "transformer", "recurrent", "graph")
 FINETUNE_CLASSES = (ModelArguments, DataArguments, FinetuneTrainingArguments)
 
 
@@ -199,12 +213,29 @@ def check_finetuning(model: ModelArguments, data: DataArguments, training: Finet
         raise ValueError("class_weights: balanced ones need the counts of all rows, which a stream does not have.")
     if data.classes not in ("seven", "own"):
         raise ValueError(f"classes: got {data.classes!r}, expected seven or own.")
+    if data.task not in ("clips", "dialogues"):
+        raise ValueError(f"task: got {data.task!r}, expected clips or dialogues.")
+    if data.task == "dialogues":
+        check_dialogues(model, data, training)
     if data.composites < 0:
         raise ValueError(f"composites: got {data.composites}, expected 0 or more.")
     if model.lora and model.lora_r < 1:
         raise ValueError(f"lora_r: got {model.lora_r}, expected 1 or more.")
     if model.lora and training.layerwise_lr_decay != 1:
         raise ValueError("layerwise_lr_decay: has no meaning with --lora; leave it at 1.")
+
+
+def check_dialogues(model: ModelArguments, data: DataArguments, training: FinetuneTrainingArguments) -> None:
+    if model.context_type not in CONTEXT_TYPES:
+        raise ValueError(f"context_type: got {model.context_type!r}, expected one of {', '.join(CONTEXT_TYPES)}.")
+    # The towers stay as they are: a small head learns from what they make of each utterance.
+    encoders = any((model.text_encoder, model.audio_encoder, model.vision_encoder))
+    without = {"streaming": data.streaming, "composites": data.composites, "lora": model.lora}
+    without |= {"freeze_towers": model.freeze_towers, "an encoder": encoders}
+    without |= {"layerwise_lr_decay": training.layerwise_lr_decay != 1}
+    for name, given in without.items():
+        if given:
+            raise ValueError(f"{name}: has no meaning with --task dialogues, where the towers of --model stay still.")
 
 
 # Pretraining -------------------------------------------------------------------------------------------------

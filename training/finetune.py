@@ -9,6 +9,8 @@ processor and `results.json`; `triemo predict --model runs/calls clip.mp4` reads
 
 import logging
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from triemo.modeling import MODALITIES
 from triemo.modeling.losses_triemo import emotion_loss
 from triemo.training.arguments import DataArguments, FinetuneTrainingArguments, ModelArguments, parse_arguments
 from triemo.training.data.collation import EmotionCollator
+from triemo.training.data.dialogues import Standardised, collate_dialogues
 from triemo.training.data.sampling import CompositeRows, EmotionRows
 from triemo.training.data.streaming import Stream
+from triemo.training.dialogue_task import build_dialogue_task
 from triemo.training.metrics.calibration import FEWEST_ROWS, groups_of
 from triemo.training.metrics.scores import scores_for_trainer
 from triemo.training.run_folder import (
@@ -36,13 +40,14 @@ from triemo.training.sources import (
     check_labels,
     class_counts,
     drop_empty_rows,
+    load_dialogues,
     load_splits,
     load_streams,
     training_rows,
     training_stream,
     warn_of_classes,
 )
-from triemo.training.start import add_lora, build_start, class_weights, freeze, parse_names
+from triemo.training.start import Start, add_lora, build_start, class_weights, freeze, parse_names
 from triemo.training.trainer import EmotionTrainer, score, settle_selection, temperature
 
 __all__ = ["main"]
@@ -70,12 +75,107 @@ def finetune(
 ) -> dict[str, Any]:
     """The run itself, from its start or a checkpoint; `record` is how it was made."""
     set_seed(args.seed)
+    read = dialogue_run if data_args.task == "dialogues" else clip_run
+    run = read(model_args, data_args, args)
+    model, config = run.model, run.model.config
+    labels = [str(config.id2label[index]) for index in range(config.num_labels)]
+    config.modality_dropout = model_args.modality_dropout
+    weights = class_weights(model_args.class_weights, run.counts) if config.problem_type != "regression" else None
+    if run.start is not None and model_args.lora:
+        place_base(run.start, args)
+        model = add_lora(model, model_args, run.frozen)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    logger.info(f"{trained:,} of {total:,} parameters learn ({trained / total:.1%}); classes: {run.counts or 'none'}.")
 
+    settle_selection(args, config.problem_type, run.validation is not None)
+    trainer = EmotionTrainer(
+        model=model,
+        args=args,
+        train_dataset=run.train,
+        eval_dataset=run.validation,
+        data_collator=run.collate,
+        processing_class=run.processor,
+        evaluation_collator=run.evaluation_collate,
+        compute_metrics=lambda p: scores_for_trainer(p.predictions, p.label_ids, config.problem_type, labels),
+        callbacks=[EarlyStoppingCallback(args.early_stopping_patience)] if args.early_stopping_patience else None,
+        sampler=run.sampler,
+        still=run.still,
+        layerwise_lr_decay=args.layerwise_lr_decay,
+        loss=lambda logits, labels: emotion_loss(logits, labels, config, weights, model_args.label_smoothing),
+    )
+    if model_args.lora_merge and trainer.is_fsdp_enabled:
+        raise ValueError("lora_merge: not under FSDP, where no process holds the whole model; leave the adapters be.")
+    if checkpoint:
+        logger.info(f"Going on from {checkpoint}.")
+    summary = trainer.train(resume_from_checkpoint=checkpoint)
+
+    config.modality_dropout, config.calibration_temperature = 0.0, 1.0  # a user who goes on from here starts without
+    if run.scale is not None:
+        run.scale.fold_into(model)
+    folder = Path(args.output_dir)
+    write_unfinished(trainer, run.processor, folder, merge=model_args.lora and model_args.lora_merge)
+
+    results: dict[str, Any] = {"labels": labels, "problem_type": config.problem_type, "class_counts": run.counts}
+    results |= {"parameters": total, "trained_parameters": trained, "steps": trainer.state.global_step}
+    results |= {"train_loss": summary.training_loss, "best_checkpoint": trainer.state.best_model_checkpoint}
+    for name in ("validation", "test"):
+        results[name] = {part: score(trainer, rows, name) for part, rows in run.parts(name).items()}
+    if run.validation is not None and config.problem_type.startswith("single") and not run.soft_labels:
+        fitted = temperature(trainer, run.validation, run.groups)
+        if fitted is None:
+            logger.info(f"Fewer than {FEWEST_ROWS} validation rows: scores are not calibrated (temperature 1).")
+        results["calibration_temperature"] = fitted or 1.0
+    results["losses"] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    results |= record
+    finish(trainer, folder, results.get("calibration_temperature"), results)
+    return results
+
+
+@dataclass
+class Run:
+    """
+    What a task makes of the arguments.
+
+    Args:
+        model: with a head for the labels.
+        processor: that is saved with it; None for a head over vectors.
+        train: rows, with their `sampler`, or a stream, without.
+        collate, evaluation_collate: rows to a batch, in training and else.
+        validation: its rows; None where there is no such split.
+        parts: from the name of a split to its rows by part.
+        groups: what no fold of the calibration divides, for every validation row; empty where that is not known.
+        counts: how often an epoch sees each class; empty for regression.
+        start: what an adapter is trained on; None where there are no adapters.
+        frozen: names of towers that stay as they are.
+        still: modules that stay in evaluation mode.
+        soft_labels: whether targets are probabilities.
+        scale: of vectors, while they are learned from.
+    """
+
+    model: Any
+    processor: Any
+    train: Any
+    sampler: Any
+    collate: Callable[[list], Any]
+    evaluation_collate: Callable[[list], Any]
+    validation: Any
+    parts: Callable[[str], dict[str, Any]]
+    groups: list[str]
+    counts: dict[str, float]
+    start: Start | None = None
+    frozen: Sequence[str] = ()
+    still: Sequence[Any] = ()
+    soft_labels: bool = False
+    scale: Standardised | None = None
+
+
+def clip_run(model_args: ModelArguments, data_args: DataArguments, args: FinetuneTrainingArguments) -> Run:
+    """Each row alone."""
     splits: Any = load_streams(data_args) if data_args.streaming else load_splits(data_args)
-    if "train" not in splits:
-        raise ValueError(f"split: got only {', '.join(splits)}, expected a split train.")
+    check_train(splits)
     start = build_start(model_args, None if data_args.streaming else splits["train"])
-    model, config = start.model, start.model.config
+    config = start.model.config
     collators = {
         name: EmotionCollator(
             start.processor,
@@ -100,69 +200,59 @@ def finetune(
             splits["train"], collators["train"].prepare, data_args, args.seed, args.train_batch_size, composites
         )
     labels = [str(config.id2label[index]) for index in range(config.num_labels)]
-    config.modality_dropout = model_args.modality_dropout
     counts: dict[str, float] = {}
-    weights = None
     if config.problem_type != "regression":
         if not data_args.streaming:
             warn_of_classes(splits)
         counts = dict.fromkeys(labels, 0.0) if data_args.streaming else class_counts(splits["train"], labels)
-        weights = class_weights(model_args.class_weights, counts)
-
     frozen = parse_names(model_args.freeze_towers, "freeze_towers", MODALITIES)
-    still = freeze(model, frozen)
-    if model_args.lora:
-        place_base(start, args)
-        model = add_lora(model, model_args, frozen)
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    total = sum(parameter.numel() for parameter in model.parameters())
-    logger.info(f"{trained:,} of {total:,} parameters learn ({trained / total:.1%}); classes: {counts or 'none'}.")
-
-    validation = evaluation_rows(splits["validation"]) if "validation" in splits else None
-    settle_selection(args, config.problem_type, validation is not None)
-    trainer = EmotionTrainer(
-        model=model,
-        args=args,
-        train_dataset=train,
-        eval_dataset=validation,
-        data_collator=collators["train"].collate,
-        processing_class=start.processor,
-        evaluation_collator=collators["evaluation"],
-        compute_metrics=lambda p: scores_for_trainer(p.predictions, p.label_ids, config.problem_type, labels),
-        callbacks=[EarlyStoppingCallback(args.early_stopping_patience)] if args.early_stopping_patience else None,
+    has_validation = "validation" in splits
+    # The rows of a stream have no number to be found by.
+    tables = [] if data_args.streaming or not has_validation else [rows for rows, _ in splits["validation"].values()]
+    return Run(
+        model=start.model,
+        processor=start.processor,
+        train=train,
         sampler=sampler,
-        still=still,
-        layerwise_lr_decay=args.layerwise_lr_decay,
-        loss=lambda logits, labels: emotion_loss(logits, labels, config, weights, model_args.label_smoothing),
+        collate=collators["train"].collate,
+        evaluation_collate=collators["evaluation"],
+        validation=evaluation_rows(splits["validation"]) if has_validation else None,
+        parts=lambda name: evaluation_parts(splits, name, data_args.table),
+        groups=groups_of(tables),
+        counts=counts,
+        start=start,
+        frozen=frozen,
+        still=freeze(start.model, frozen),
+        soft_labels=start.soft_labels,
     )
-    if model_args.lora_merge and trainer.is_fsdp_enabled:
-        raise ValueError("lora_merge: not under FSDP, where no process holds the whole model; leave the adapters be.")
-    if checkpoint:
-        logger.info(f"Going on from {checkpoint}.")
-    summary = trainer.train(resume_from_checkpoint=checkpoint)
 
-    config.modality_dropout, config.calibration_temperature = 0.0, 1.0  # a user who goes on from here starts without
-    folder = Path(args.output_dir)
-    write_unfinished(trainer, start.processor, folder, merge=model_args.lora and model_args.lora_merge)
 
-    results: dict[str, Any] = {"labels": labels, "problem_type": config.problem_type, "class_counts": counts}
-    results |= {"parameters": total, "trained_parameters": trained, "steps": trainer.state.global_step}
-    results |= {"train_loss": summary.training_loss, "best_checkpoint": trainer.state.best_model_checkpoint}
-    for name in ("validation", "test"):
-        results[name] = {
-            part: score(trainer, rows, name) for part, rows in evaluation_parts(splits, name, data_args.table).items()
-        }
-    if validation is not None and config.problem_type.startswith("single") and not start.soft_labels:
-        # The rows of a stream have no number to be found by.
-        parts = [] if data_args.streaming else [rows for rows, _ in splits["validation"].values()]
-        fitted = temperature(trainer, validation, groups_of(parts))
-        if fitted is None:
-            logger.info(f"Fewer than {FEWEST_ROWS} validation rows: scores are not calibrated (temperature 1).")
-        results["calibration_temperature"] = fitted or 1.0
-    results["losses"] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    results |= record
-    finish(trainer, folder, results.get("calibration_temperature"), results)
-    return results
+def dialogue_run(model_args: ModelArguments, data_args: DataArguments, args: FinetuneTrainingArguments) -> Run:
+    """Each row in its dialogue."""
+    splits = load_dialogues(data_args)
+    check_train(splits)
+    warn_of_classes(splits)
+    task = build_dialogue_task(splits, model_args, data_args, args)
+    train, sampler = task.training_rows(args, data_args.length_buckets)
+    validation = task.rows("validation") if "validation" in splits else None
+    return Run(
+        model=task.model,
+        processor=None,
+        train=train,
+        sampler=sampler,
+        collate=collate_dialogues,
+        evaluation_collate=collate_dialogues,
+        validation=validation,
+        parts=lambda name: {part: task.rows(name, part) for part in task.splits.get(name, {})},
+        groups=[] if validation is None else validation.groups(),
+        counts=class_counts(splits["train"], list(task.model.config.label2id)),
+        scale=task.scale,
+    )
+
+
+def check_train(splits: Mapping[str, Any]) -> None:
+    if "train" not in splits:
+        raise ValueError(f"split: got only {', '.join(splits)}, expected a split train.")
 
 
 def check_rows(

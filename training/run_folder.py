@@ -267,9 +267,9 @@ def place_base(start: Start, args: FinetuneTrainingArguments) -> None:
 
 def write_unfinished(trainer: Any, processor: Any, folder: Path, merge: bool = False) -> None:
     """
-    Model and processor to `.unfinished` in the folder, so that nothing that goes wrong while they are measured costs
-    the training: the whole model; with adapters these beside the weights they were trained on, or with `merge` one
-    whole model. Raises ValueError when weights are not finite or cannot be written.
+    Model and, if it has one, processor to `.unfinished` in the folder, so that nothing that goes wrong while they are
+    measured costs the training: the whole model; with adapters these beside the weights they were trained on, or with
+    `merge` one whole model. Raises ValueError when weights are not finite or cannot be written.
     """
     part, base = folder / _UNFINISHED, folder / _BASE
     is_main = trainer.is_world_process_zero()
@@ -289,7 +289,8 @@ def write_unfinished(trainer: Any, processor: Any, folder: Path, merge: bool = F
                     path.replace(part / path.name)
                 trainer.model.config.save_pretrained(part)
                 shutil.rmtree(base)
-            processor.save_pretrained(part)
+            if processor is not None:
+                processor.save_pretrained(part)
             (part / "training_args.bin").unlink(missing_ok=True)  # a pickle, and run.json says what is in it
     logger.info(f"Trained. Until it is measured, the model lies in {part}.")
 

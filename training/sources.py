@@ -26,6 +26,7 @@ __all__ = [
     "class_counts",
     "drop_empty_rows",
     "infer_problem",
+    "load_dialogues",
     "load_pretraining_parts",
     "load_splits",
     "load_streams",
@@ -66,6 +67,29 @@ def load_splits(args: SourceArguments, merge: bool = False) -> Parts:
             if len(data) == 0:
                 raise ValueError(f"split {name}: got no row of {part}, expected some.")
     return splits
+
+
+def load_dialogues(args: SourceArguments) -> Parts:
+    """
+    `load_splits` of what has dialogues: an utterance may lack a label, and then is only context for others; speakers
+    may be in several splits, dialogues not. Of corpora, `utterance` is the `turn` where it is a number.
+
+    Raises:
+        ValueError: as `load_splits`, and for a table or corpus without dialogues.
+    """
+    if args.table is not None:
+        loaded = _load_table(args, args.table, optional_labels=True, disjoint=("dialogue",))
+        parts: Parts = {name: {Path(args.table).stem: (data, 1.0)} for name, data in loaded.items()}
+    else:
+        parts = load_splits(args)
+    for split in parts.values():
+        for part, (data, weight) in split.items():
+            if "dialogue" not in data.column_names:
+                raise ValueError(f"task: {part} has no column dialogue, got {', '.join(data.column_names)}.")
+            utterance = data.features.get("utterance")
+            if "turn" not in data.column_names and utterance is not None and "int" in str(utterance.dtype):
+                split[part] = (data.rename_column("utterance", "turn"), weight)
+    return parts
 
 
 def load_pretraining_parts(args: PretrainDataArguments) -> tuple[Parts, Parts]:
@@ -235,7 +259,7 @@ def warn_of_classes(splits: Parts) -> None:
     """Says in the log, with counts, where classes of one split are not in another, or train has a single one."""
     counts: dict[str, Counter[str]] = {}
     for split, parts in splits.items():
-        labels = [label for data, _ in parts.values() for label in data["label"]]
+        labels = [label for data, _ in parts.values() for label in data["label"] if label is not None]
         several = [label if isinstance(label, (list, tuple)) else [label] for label in labels]
         counts[split] = Counter(str(name) for names in several for name in names)
     train = counts.pop("train")
@@ -255,7 +279,7 @@ def class_counts(parts: Mapping[str, tuple[Dataset, float]], classes: Sequence[s
     """How often an epoch sees each class; a row of several counts for each of them in part."""
     counts: Counter[str] = Counter()
     for data, weight in parts.values():
-        for label in data["label"]:
+        for label in filter(lambda label: label is not None, data["label"]):
             names = list(label) if isinstance(label, (list, tuple)) else [label]
             counts.update({str(name): weight / len(names) for name in names})
     return {name: round(float(counts[name]), 3) for name in classes}

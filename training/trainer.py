@@ -19,6 +19,7 @@ from transformers import EvalPrediction, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import nested_detach, nested_numpify
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, SaveStrategy, denumpify_detensorize
 
+from triemo.modeling.losses_triemo import IGNORE_INDEX
 from triemo.training.arguments import FinetuneTrainingArguments
 from triemo.training.common import write_json
 from triemo.training.data.streaming import EvaluationBatches, ShardBatches, StreamLoader
@@ -113,6 +114,10 @@ class EmotionTrainer(Trainer):
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
         outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
         loss = self.loss(outputs.logits, inputs["labels"])
+        if model.training and self.args.world_size > 1 and outputs.logits.dim() == 3:
+            # Dialogues differ in length, and the gradient is the mean over processes: each counts by its utterances.
+            own = (inputs["labels"] != IGNORE_INDEX).sum().float()
+            loss = loss * own * self.args.world_size / self.accelerator.reduce(own.clone(), "sum").clamp(min=1)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -186,7 +191,8 @@ class EmotionTrainer(Trainer):
             step = self.prediction_step(model, item["batch"], loss_only, ignore_keys=ignore_keys)
             if self.is_counted:
                 loss, *arrays = (part if part is None else nested_numpify(nested_detach(part)) for part in step)
-                found.append((item["number"], item["rows"], loss, arrays))
+                rows, arrays = labelled_steps(item["rows"], *arrays)
+                found.append((item["number"], rows, loss, arrays))
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         found = sorted(gather_object(found), key=lambda batch: batch[0])
         if not found:
@@ -283,6 +289,17 @@ def _joined(columns: Sequence[Any]) -> Any:
     if isinstance(columns[0], tuple):
         return tuple(_joined(parts) for parts in zip(*columns, strict=True))
     return np.concatenate(columns)
+
+
+def labelled_steps(rows: int, predictions: Any, labels: Any) -> tuple[int, list]:
+    """
+    How much a batch counts, predictions and labels; of dialogues, (B, N, C) and (B, N), the utterances that have a
+    label, one after the other.
+    """
+    if labels is None or np.ndim(predictions) != 3 or labels.ndim != 2:
+        return rows, [predictions, labels]
+    known = labels != IGNORE_INDEX
+    return int(known.sum()), [predictions[known], labels[known]]
 
 
 def _is_finite(value: torch.Tensor) -> bool:

@@ -75,6 +75,7 @@ class LabelColumn:
         kind: see `label_kind`.
         separator: between the labels of a cell of `labels`.
         spellings: labels that are read as another one, which differs in letter case alone.
+        optional: whether a row may have none, and then has None.
     """
 
     name: str
@@ -82,6 +83,7 @@ class LabelColumn:
     kind: str = "class"
     separator: str = LABEL_SEPARATORS[0]
     spellings: Mapping[str, str] = field(default_factory=dict)
+    optional: bool = False
 
     def named(self, values: Sequence[Any]) -> list:
         """Values with class numbers replaced by names and, in a column `labels`, text split into several."""
@@ -299,7 +301,8 @@ def read_labels(columns: Sequence[LabelColumn], values: Sequence[Sequence[Any]],
     kind = label_kind(named)
     spellings: dict[str, str] = {}
     if kind in ("class", "classes"):
-        counts = Counter(str(name).strip() for value in named for name in (value if kind == "classes" else [value]))
+        there = [value for value in named if not _is_nothing(value)]
+        counts = Counter(str(name).strip() for value in there for name in (value if kind == "classes" else [value]))
         spellings = _merged_spellings(counts, source)
     return [replace(column, kind=kind, spellings=spellings) for column in columns]
 
@@ -318,13 +321,16 @@ def _merged_spellings(counts: Mapping[str, int], source: str) -> dict[str, str]:
 
 def convert_labels(column: LabelColumn, values: Sequence[Any], rows: Sequence[str]) -> list:
     """Labels of one kind. Raises ValueError naming the row of a label that is missing or of another kind."""
-    labels = [_convert_label(value, row, column.kind) for value, row in zip(column.named(values), rows, strict=True)]
+    labels = [
+        None if column.optional and _is_nothing(value) else _convert_label(value, row, column.kind)
+        for value, row in zip(column.named(values), rows, strict=True)
+    ]
     if not column.spellings:
         return labels
     one = column.spellings
     if column.kind == "class":
         return [one.get(label, label) for label in labels]
-    return [list(dict.fromkeys(one.get(label, label) for label in several)) for several in labels]
+    return [several and list(dict.fromkeys(one.get(label, label) for label in several)) for several in labels]
 
 
 def _convert_label(value: Any, row: str, kind: str) -> Any:

@@ -52,6 +52,7 @@ def load_table(
     root: str | Path | None = None,
     *,
     labelled: bool = True,
+    optional_labels: bool = False,
     disjoint: Sequence[str] = ("speaker", "dialogue"),
     validation_share: float = VALIDATION_SHARE,
     seed: int = 0,
@@ -70,7 +71,8 @@ def load_table(
         split: the only split wanted. A single file without a column `split` is taken whole for it.
         column_map: our name to the table's, as `{"text": "utterance"}`.
         root: folder of relative media paths; that of the table by default.
-        labelled: whether every row must have a label.
+        labelled: whether there must be labels.
+        optional_labels: whether single rows may lack one, as utterances that are only context for others.
         disjoint: columns whose values may not be in two splits.
         validation_share: of the rows of train, where there is no validation split; 0 makes none.
         seed: of that split.
@@ -96,7 +98,7 @@ def load_table(
         check_columns(part.rows.column_names, part.source, labelled)
         if len(part.rows) == 0:
             raise ValueError(f"table: got no row in {part.source}, expected some")
-    labels = _label_columns(parts) if labelled else [None] * len(parts)
+    labels = _label_columns(parts, optional_labels) if labelled else [None] * len(parts)
     result: dict[str, Dataset] = {}
     is_whole = False
     for part, label in zip(parts, labels, strict=True):
@@ -239,12 +241,12 @@ def _rename(data: Dataset, source: str, column_map: Mapping[str, str] | None) ->
     return data
 
 
-def _label_columns(parts: Sequence[TablePart]) -> list[LabelColumn]:
+def _label_columns(parts: Sequence[TablePart], optional: bool) -> list[LabelColumn]:
     """The label column of each part, by the values of all parts together."""
     columns, values = [], []
     for part in parts:
         name = "label" if "label" in part.rows.column_names else "labels"
-        columns.append(LabelColumn(name, label_names(part.rows.features.get(name))))
+        columns.append(LabelColumn(name, label_names(part.rows.features.get(name)), optional=optional))
         values.append(part.rows.select_columns([name])[:][name])
     return read_labels(columns, values, parts[0].source)
 
