@@ -31,6 +31,8 @@ class Corpus:
         disjoint: columns whose values are in one split only.
         licence: of the data, as its makers state it; weights that learned from it inherit what it forbids.
         commercial: whether it allows commercial use; False also where it says nothing, or research only.
+        about: what it is, in a few words.
+        languages: that are spoken or written in it.
         default_classes: `seven` where the labels are emotions.
     """
 
@@ -38,38 +40,47 @@ class Corpus:
     disjoint: tuple[str, ...]
     licence: str
     commercial: bool
+    about: str
+    languages: tuple[str, ...] = ()
     default_classes: str = "seven"
 
 
 RESEARCH = "research use, no explicit licence"
-# Of the corpora of acted voices; TESS's is recalled, not read with the files here.
-_ACTED_LICENCES = {
-    "tess": ("CC BY-NC-ND 4.0", False),
-    "casia": (RESEARCH, False),
-    "nemo": ("CC BY-NC-SA 4.0", False),
-    "emovo": (RESEARCH, False),
-    "savee": (RESEARCH, False),
-    "javanese": ("MIT", True),
+_EN, _ZH = ("English",), ("Chinese",)
+# Licence, whether commercial, what and in which language. TESS's licence is recalled, not read with the files here.
+_ACTED = {
+    "tess": ("CC BY-NC-ND 4.0", False, "TESS: acted voices of two women", _EN),
+    "casia": (RESEARCH, False, "CASIA: acted voices of four speakers", ("Mandarin",)),
+    "nemo": ("CC BY-NC-SA 4.0", False, "nEMO: acted voices of nine actors", ("Polish",)),
+    "emovo": (RESEARCH, False, "EMOVO: acted voices of six actors", ("Italian",)),
+    "savee": (RESEARCH, False, "SAVEE: acted voices of four men", _EN),
+    "javanese": ("MIT", True, "acted clips and voices of ten actors, four sentences", ("Javanese",)),
 }
 CORPORA = {
-    "goemotions": Corpus(goemotions_table, (), "CC BY 4.0", True),
+    "goemotions": Corpus(goemotions_table, (), "CC BY 4.0", True, "GoEmotions: Reddit comments, ekman grouping", _EN),
     # The main speakers are in every official split. The licence asks for the same of what is derived.
-    "meld": Corpus(meld_table, ("dialogue",), "GPL-3.0", True),
-    "xed": Corpus(xed_table, (), "CC BY 4.0", True),
-    "brighter": Corpus(brighter_table, (), "CC BY 4.0", True),
-    "smp2020": Corpus(smp2020_table, (), RESEARCH, False),
-    "cped": Corpus(cped_table, ("dialogue",), "Apache-2.0", True),
-    "fer2013": Corpus(fer2013_table, (), RESEARCH, False),
-    "ferplus": Corpus(ferplus_table, (), RESEARCH, False),
-    "raf_db": Corpus(raf_db_table, (), RESEARCH, False),
-    "ravdess": Corpus(ravdess_table, ("speaker",), "CC BY-NC-SA 4.0", False),
-    "crema_d": Corpus(crema_d_table, ("speaker",), "ODbL 1.0", True),
-    **{name: Corpus(read, ("speaker",), *_ACTED_LICENCES[name]) for name, read in acted_tables.items()},
-    "iemocap": Corpus(iemocap_table, ("session", "speaker", "dialogue"), RESEARCH, False),
-    "cmu_mosi": Corpus(cmu_mosi_table, ("dialogue",), RESEARCH, False, "own"),
-    "cmu_mosei": Corpus(cmu_mosei_table, ("dialogue",), RESEARCH, False, "own"),
+    "meld": Corpus(meld_table, ("dialogue",), "GPL-3.0", True, "MELD: lines of a TV series", _EN),
+    "xed": Corpus(
+        xed_table, (), "CC BY 4.0", True, "XED: film subtitles, the Chinese ones labelled by projection", _EN + _ZH
+    ),
+    "brighter": Corpus(brighter_table, (), "CC BY 4.0", True, "BRIGHTER, track A: short texts", _EN + _ZH),
+    "smp2020": Corpus(smp2020_table, (), RESEARCH, False, "SMP2020-EWECT: microblogs", _ZH),
+    "cped": Corpus(cped_table, ("dialogue",), "Apache-2.0", True, "CPED: dialogues of television plays", _ZH),
+    "fer2013": Corpus(fer2013_table, (), RESEARCH, False, "FER2013: faces of the web, grey, 48 x 48 pixels"),
+    "ferplus": Corpus(ferplus_table, (), RESEARCH, False, "FERPlus: ten people's votes on FER2013's faces"),
+    "raf_db": Corpus(raf_db_table, (), RESEARCH, False, "RAF-DB, basic: faces of the web, aligned, 100 x 100 pixels"),
+    "ravdess": Corpus(
+        ravdess_table, ("speaker",), "CC BY-NC-SA 4.0", False, "RAVDESS: acted voices of 24 actors, two sentences", _EN
+    ),
+    "crema_d": Corpus(crema_d_table, ("speaker",), "ODbL 1.0", True, "CREMA-D: acted voices, twelve sentences", _EN),
+    **{name: Corpus(read, ("speaker",), *_ACTED[name]) for name, read in acted_tables.items()},
+    "iemocap": Corpus(
+        iemocap_table, ("session", "speaker", "dialogue"), RESEARCH, False, "IEMOCAP: dialogues of ten actors", _EN
+    ),
+    "cmu_mosi": Corpus(cmu_mosi_table, ("dialogue",), RESEARCH, False, "CMU-MOSI: video monologues", _EN, "own"),
+    "cmu_mosei": Corpus(cmu_mosei_table, ("dialogue",), RESEARCH, False, "CMU-MOSEI: video monologues", _EN, "own"),
     # Not checked: whether the official split keeps films apart was not verified, and a check could refuse it.
-    "ch_sims": Corpus(ch_sims_table, (), RESEARCH, False, "own"),
+    "ch_sims": Corpus(ch_sims_table, (), RESEARCH, False, "CH-SIMS: scenes of films and series", _ZH, "own"),
 }
 
 

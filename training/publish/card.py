@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +108,8 @@ def released_card(template: str, repo: str, metrics: Mapping[str, Any], reader: 
         repo=repo,
         metrics=metrics,
         labels=list(reader.model.config.id2label.values()),
-        corpora=list(metrics.get("corpora_sha256", {})),
-        licences={name: corpus.licence for name, corpus in CORPORA.items()},
+        ledger=ledger(metrics),
+        languages={group: heard_languages(corpora) for group, corpora in metrics.get("ledger", {}).items()},
         figures=figures_table(metrics),
         details=details_table(metrics),
         subgroups=find_group(metrics, "subgroups"),
@@ -119,11 +119,25 @@ def released_card(template: str, repo: str, metrics: Mapping[str, Any], reader: 
         watts=WATTS,
         **shown,
     )
-    if "meld" in metrics.get("corpora_sha256", {}):
+    if any("meld" in corpora for corpora in metrics.get("ledger", {}).values()):
         card.data["datasets"] = [*card.data["datasets"], "declare-lab/MELD"]
     card.data["model_name"] = repo.rpartition("/")[2]
     card.data["eval_results"] = eval_results(metrics)
     return f"{card}\n"
+
+
+def ledger(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Group of weights, what it learned from, and the licence of that, a row for each corpus."""
+    return [
+        (group, CORPORA[name].about, CORPORA[name].licence)
+        for group, corpora in metrics.get("ledger", {}).items()
+        for name in corpora
+    ]
+
+
+def heard_languages(corpora: Iterable[str]) -> list[str]:
+    """Languages of the corpora, each once."""
+    return sorted({language for name in corpora for language in CORPORA[name].languages})
 
 
 def plain_card(

@@ -206,6 +206,7 @@ def train_evaluate(run: ReleaseRun, name: str, *, joint: str) -> dict:
         "calibration_temperatures": temperatures,
         "command": f"python training/recipes/release.py --data DATA --weights WEIGHTS --output {run.output}",
         "seed": run.seed,
+        "ledger": {"text_tower": ["goemotions", "meld"], "audio_tower": ["ravdess"], "vision_tower": ["fer2013"]},
         "ravdess_actors": {
             name: [int(actor) for actor in actors] for name, actors in split_members("ravdess_release").items()
         },

@@ -21,7 +21,7 @@ from triemo.training.common import write_json
 from triemo.training.corpora.images import read_ferplus_votes
 from triemo.training.corpora.labels import EMOTIONS, LABEL_MAP_VERSION, label2id
 from triemo.training.corpora.published_splits import split_members
-from triemo.training.corpora.registry import CORPORA, load_corpus
+from triemo.training.corpora.registry import load_corpus
 from triemo.training.corpora.rows import corpus_hash
 from triemo.training.data.composites import draw_composites, item_classes
 from triemo.training.data.waveforms import RATE
@@ -316,7 +316,11 @@ def train_evaluate_corpora(
         },
         "label_map_version": LABEL_MAP_VERSION,
         "corpora_sha256": {corpus: corpus_hash(run.data, FOLDERS.get(corpus, corpus)) for corpus in corpora},
-        "licences": {corpus: CORPORA[corpus].licence for corpus in corpora},
+        "ledger": {
+            "text_tower": sorted({part.partition("/")[0] for part in test.text}),
+            "audio_tower": list(test.audio),
+            "vision_tower": [*test.vision],
+        },
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "transformers", "datasets", "scikit-learn")},

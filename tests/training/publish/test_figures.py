@@ -55,6 +55,7 @@ def metrics() -> dict[str, Any]:
         "seed": 0,
         "command": "python training/recipes/release.py",
         "corpora_sha256": {"goemotions": "a", "meld": "b"},
+        "ledger": {"text_tower": ["goemotions", "meld"], "audio_tower": ["ravdess"], "vision_tower": ["fer2013"]},
         "ravdess_actors": {"train": [1, 2, 18]},
         "protocols": {"fer2013": "face alone"},
         "training_minutes": {"text": 30.0, "vision": 90.0},
@@ -225,12 +226,13 @@ def test_card_says_what_it_must(metrics):
     assert card.data.widget[0]["text"] and card.data.widget[1]["src"].endswith("user/model/resolve/main/demo.mp4")
     assert card.data.model_name == "model"
     for line in (
-        "| `text_tower` | MELD (lines of a TV series), official training split | GPL-3.0 |",
-        "RAVDESS speech, actors 1-18 | CC BY-NC-SA 4.0 |",
+        "| `text_tower` | MELD: lines of a TV series | GPL-3.0 |",
+        "| `audio_tower` | RAVDESS: acted voices of 24 actors, two sentences | CC BY-NC-SA 4.0 |",
+        "of RAVDESS actors\n1-18, of FER2013 no image",
         "- fer2013: anger, recall 0.600",
         "2.0 hours in all",
         "2.0 h x 2 x 15 W = 0.06 kWh",
-        "beyond\n  the subgroups above.",
+        "beyond the subgroups above.",
         "**Not for** hiring, policing",
         "| That trick was sick, do it again! | joy | joy | 0.51 |",
         "1,234,567 parameters",
