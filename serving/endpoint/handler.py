@@ -44,6 +44,8 @@ __all__ = [
     "check_media",
     "checked_text",
     "fetch_url",
+    "is_public",
+    "open_url",
     "present_modalities",
     "subsets_of",
 ]
@@ -470,32 +472,56 @@ def fetch_url(url: str, name: str, most_bytes: int, seconds: float = URL_SECONDS
     """
     deadline = time.monotonic() + seconds
     for _ in range(MOST_REDIRECTS + 1):
-        parts = _checked_parts(url, name)
-        timer = None
-        try:
-            connection = _connect(parts, name)
-            timer = threading.Timer(max(0.0, deadline - time.monotonic()), _hang_up, [connection.sock])
-            timer.start()
-            with connection.sock:
-                target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-                connection.request("GET", target, headers={"User-Agent": "triemo", "Accept": "*/*"})
-                response = connection.getresponse()
-                if response.status in (301, 302, 303, 307, 308) and response.getheader("Location"):
-                    url = urljoin(url, response.getheader("Location"))
-                    continue
-                if response.status != 200:
-                    raise ValueError(f"{name}: the URL answered with status {response.status}.")
-                content = _read_at_most(response, name, most_bytes)
-        except (OSError, HTTPException, UnicodeError) as error:
-            raise ValueError(f"{name}: the URL cannot be read ({type(error).__name__}).") from error
-        finally:
-            if timer is not None:
-                timer.cancel()
+        with open_url(url, name, deadline) as response:
+            if response.status in (301, 302, 303, 307, 308) and response.getheader("Location"):
+                url = urljoin(url, response.getheader("Location"))
+                continue
+            if response.status != 200:
+                raise ValueError(f"{name}: the URL answered with status {response.status}.")
+            content = _read_at_most(response, name, most_bytes)
         # Without a stated length, an answer that the timer cut off ends like a whole one.
         if time.monotonic() >= deadline:
             raise ValueError(f"{name}: the URL's answer took more than {seconds:g} seconds.")
         return content
     raise ValueError(f"{name}: more than {MOST_REDIRECTS} redirects.")
+
+
+@contextmanager
+def open_url(
+    url: str, name: str, deadline: float, body: bytes | None = None, allow_private: bool = False
+) -> Iterator[HTTPResponse]:
+    """
+    The answer to one request: GET, or POST where there is a `body` (JSON). Redirects are not followed, and proxies of
+    the environment not used.
+
+    Args:
+        url: http or https.
+        name: what the error calls it.
+        deadline: when the connection is cut, on `time.monotonic`'s clock.
+        body: to send.
+        allow_private: connect to any address; otherwise the host is refused if any of its addresses is not public.
+
+    Raises:
+        ValueError: not a public address, unreachable, or broken off, also while the answer is read.
+    """
+    parts = _checked_parts(url, name)
+    timer = None
+    try:
+        connection = _connect(parts, name, allow_private)
+        timer = threading.Timer(max(0.0, deadline - time.monotonic()), _hang_up, [connection.sock])
+        timer.start()
+        with connection.sock:
+            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            headers = {"User-Agent": "triemo", "Accept": "*/*"}
+            if body is not None:
+                headers["Content-Type"] = "application/json"
+            connection.request("GET" if body is None else "POST", target, body, headers)
+            yield connection.getresponse()
+    except (OSError, HTTPException, UnicodeError) as error:
+        raise ValueError(f"{name}: the URL cannot be read ({type(error).__name__}).") from error
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 def _checked_parts(url: str, name: str) -> SplitResult:
@@ -509,11 +535,11 @@ def _checked_parts(url: str, name: str) -> SplitResult:
     return parts
 
 
-def _connect(parts: SplitResult, name: str) -> HTTPConnection:
+def _connect(parts: SplitResult, name: str, allow_private: bool) -> HTTPConnection:
     secure = parts.scheme == "https"
     host, port = str(parts.hostname), parts.port or (443 if secure else 80)
     found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    if not found or not all(map(_is_public, found)):
+    if not found or not (allow_private or all(map(is_public, found))):
         raise ValueError(f"{name}: the URL does not lead to a public address.")
     connection = (HTTPSConnection if secure else HTTPConnection)(host, port, timeout=CONNECT_SECONDS)
     connection.sock = socket.create_connection((found[0], port), timeout=CONNECT_SECONDS)
@@ -522,8 +548,11 @@ def _connect(parts: SplitResult, name: str) -> HTTPConnection:
     return connection
 
 
-def _is_public(address: str) -> bool:
-    """Of IPv6 only what is given out counts: what carries an IPv4 address inside may lead to any."""
+def is_public(address: str) -> bool:
+    """
+    Whether an IP address is of the public internet. Of IPv6 only what is given out counts: what carries an IPv4
+    address inside may lead to any.
+    """
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped is None:

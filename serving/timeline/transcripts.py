@@ -24,6 +24,8 @@ __all__ = [
     "fit_to_recording",
     "parse_seconds",
     "read_transcript",
+    "table_rows",
+    "utterance_of_row",
     "with_speakers",
 ]
 
@@ -96,7 +98,7 @@ def read_transcript(
     if not path.is_file():
         raise ValueError(f"transcript: {file} is no file.")
     if suffix in TEXT_FORMATS:
-        found = _from_table(path, encoding)
+        found = [utterance_of_row(row, place) for row, place in table_rows(path, encoding)]
     else:
         text = _text_of(path, encoding)
         if suffix in (".srt", ".vtt"):
@@ -292,13 +294,14 @@ def _from_rttm(text: str, path: Path) -> list[Utterance]:
     return turns
 
 
-def _from_table(path: Path, encoding: str | None) -> list[Utterance]:
+def table_rows(path: Path, encoding: str | None = None) -> list[tuple[dict[str, Any], str]]:
+    """The rows of a csv, tsv or JSON lines, each with its place; columns under their usual names, whatever else."""
     from triemo.training.data.columns import meant_columns  # pyarrow with it
 
     with path.open("rb") as file:
         rows = list(text_rows(file, str(path), encoding))
     theirs = meant_columns(list(dict.fromkeys(name for row, _ in rows for name in row)), label=False)
-    return [_from_row({**row, **{ours: row.get(name) for ours, name in theirs.items()}}, place) for row, place in rows]
+    return [({**row, **{ours: row.get(name) for ours, name in theirs.items()}}, place) for row, place in rows]
 
 
 def _from_json(text: str, path: Path) -> list[Utterance]:
@@ -311,7 +314,7 @@ def _from_json(text: str, path: Path) -> list[Utterance]:
         rows = next((rows[key] for key in _LISTS_OF_JSON if key in rows), None)
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
         raise ValueError(f"{path}: expected a list of objects, or one under {', '.join(_LISTS_OF_JSON)}.")
-    return [_from_row(row, f"{path}, turn {index}") for index, row in enumerate(rows, 1)]
+    return [utterance_of_row(row, f"{path}, turn {index}") for index, row in enumerate(rows, 1)]
 
 
 # pyannote's services wrap theirs in "output"; "content" is what its annotations write.
@@ -327,7 +330,8 @@ _LISTS_OF_JSON = (
 )
 
 
-def _from_row(row: Mapping[str, Any], where: str) -> Utterance:
+def utterance_of_row(row: Mapping[str, Any], where: str) -> Utterance:
+    """The utterance that a row or an object tells of. Raises ValueError naming the place of what cannot be meant."""
     fields = {str(name).lower(): value for name, value in row.items()}
     if isinstance(fields.get("segment"), Mapping):
         fields |= fields["segment"]

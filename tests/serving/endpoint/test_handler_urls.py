@@ -90,7 +90,7 @@ class Service(BaseHTTPRequestHandler):
 @pytest.fixture
 def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A service at 127.0.0.1, the one address that counts as public here."""
-    monkeypatch.setattr(module, "_is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(module, "is_public", lambda address: address == "127.0.0.1")
     Service.seen.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), Service) as server, running(server) as address:
         yield address
@@ -98,12 +98,12 @@ def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_private_addresses(address):
-    assert not module._is_public(address)
+    assert not module.is_public(address)
 
 
 @pytest.mark.parametrize("address", PUBLIC)
 def test_public_addresses(address):
-    assert module._is_public(address)
+    assert module.is_public(address)
 
 
 @pytest.mark.parametrize(
