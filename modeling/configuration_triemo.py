@@ -3,6 +3,7 @@
 # No postponed annotations here: `@strict` checks the types of fields only where they are real types.
 import dataclasses
 import math
+from collections.abc import Callable
 from itertools import combinations
 from typing import Any, Literal
 
@@ -224,6 +225,9 @@ class TriemoConfig(PreTrainedConfig):
         calibration_temperature (`float` or `dict`, *optional*, defaults to 1.0):
             Temperature fitted on validation data; pipelines divide logits by it before the softmax. A dict has one for
             each subset of modalities (`"text"`, `"text+audio"`, ...), and 1 stands for those that it lacks.
+        min_score (`float` or `dict`, *optional*, defaults to 0.0):
+            Score below which pipelines call an answer uncertain. A dict has one for each subset of modalities, and 0
+            stands for those that it lacks.
     """
 
     model_type = "triemo"
@@ -286,6 +290,7 @@ class TriemoConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
     regression_loss: Literal["mse", "ccc"] = "mse"
     calibration_temperature: float | int | dict = 1.0
+    min_score: float | int | dict = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         # A misspelt option would be stored and never read. A config.json names the version that saved it, and that
@@ -347,23 +352,31 @@ class TriemoConfig(PreTrainedConfig):
 
     def temperature_of(self, modality_mask: Any) -> float:
         """The calibration temperature of a sample; `modality_mask` says whether it has text, audio and vision."""
-        if not isinstance(self.calibration_temperature, dict):
-            return float(self.calibration_temperature)
-        subset = "+".join(name for name, present in zip(MODALITIES, modality_mask, strict=True) if present)
-        return float(self.calibration_temperature.get(subset, 1.0))
+        return self._of_subset(self.calibration_temperature, modality_mask, 1.0)
 
-    def _check_temperatures(self) -> None:
-        given = self.calibration_temperature
+    def min_score_of(self, modality_mask: Any) -> float:
+        """The score below which the answer for such a sample is uncertain; `modality_mask` as in `temperature_of`."""
+        return self._of_subset(self.min_score, modality_mask, 0.0)
+
+    @staticmethod
+    def _of_subset(given: Any, modality_mask: Any, default: float) -> float:
+        if not isinstance(given, dict):
+            return float(given)
+        subset = "+".join(name for name, present in zip(MODALITIES, modality_mask, strict=True) if present)
+        return float(given.get(subset, default))
+
+    def _check_by_subset(self, field: str, accepts: Callable[[float], bool], expected: str) -> None:
+        given = getattr(self, field)
         by_subset = given if isinstance(given, dict) else {"": given}
-        for subset, temperature in by_subset.items():
+        for subset, value in by_subset.items():
             in_order = [name for name in MODALITIES if name in subset.split("+")]
             if isinstance(given, dict) and (not in_order or subset != "+".join(in_order)):
                 raise ValueError(
-                    f"calibration_temperature: got the key {subset!r}, expected subsets such as 'text+audio' in the "
+                    f"{field}: got the key {subset!r}, expected subsets such as 'text+audio' in the "
                     f"order {', '.join(MODALITIES)}."
                 )
-            if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
-                raise ValueError(f"calibration_temperature must be a number above 0, got {temperature!r}.")
+            if not isinstance(value, (int, float)) or not accepts(value):
+                raise ValueError(f"{field} must be {expected}, got {value!r}.")
 
     def validate_architecture(self) -> None:
         """Run by `@strict` after construction."""
@@ -374,7 +387,8 @@ class TriemoConfig(PreTrainedConfig):
             given = [name for name in sources if getattr(self, name) is not None]
             if len(given) > 1:
                 raise ValueError(f"{modality} takes one of {', '.join(sources)}, got {' and '.join(given)}.")
-        self._check_temperatures()
+        self._check_by_subset("calibration_temperature", lambda value: 0 < value < math.inf, "a number above 0")
+        self._check_by_subset("min_score", lambda value: 0 <= value <= 1, "a number from 0 to 1")
         if self.context_window is not None and self.context_window < 1:
             raise ValueError(f"context_window must be 1 or more, or None, got {self.context_window}.")
         if self.audio_step_rate is not None and self.audio_step_rate <= 0:

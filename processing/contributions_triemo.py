@@ -41,14 +41,18 @@ def shapley_values(values: Mapping[tuple[str, ...], float], empty: float) -> dic
     return shares
 
 
-def uninformed_score(config: Any) -> float:
+def uninformed_score(config: Any, labels: int | None = None) -> float:
     """
     The score of a label before anything is seen: the model answers only where it has a modality, so this is a
     convention. One of C classes has the uniform prior 1/C; in multi-label each label is as likely as not.
+
+    Args:
+        config: the model's.
+        labels: how many there are to choose among; all of the config's by default.
 
     Raises:
         ValueError: for regression, which has no such value.
     """
     if config.resolved_problem_type == "regression":
         raise ValueError("contributions need class probabilities, and this model's problem_type is 'regression'.")
-    return 0.5 if config.resolved_problem_type == "multi_label_classification" else 1 / config.num_labels
+    return 0.5 if config.resolved_problem_type == "multi_label_classification" else 1 / (labels or config.num_labels)

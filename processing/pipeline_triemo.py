@@ -10,9 +10,20 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
+from .explanations_triemo import explain_sample
 from .media_sources_triemo import media_limits
 from .presence_triemo import NothingToReadError, say_once
-from .samples_triemo import MASKS, TASK, checked_labels, media_kind, present_modalities, ranked_scores, read_input
+from .samples_triemo import (
+    MASKS,
+    TASK,
+    TOLD,
+    checked_labels,
+    is_uncertain,
+    media_kind,
+    present_modalities,
+    ranked_scores,
+    read_input,
+)
 
 __all__ = ["TASK", "MultimodalEmotionRecognitionPipeline", "media_kind"]
 
@@ -37,13 +48,21 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         top_k: how many labels to return, best first; all by default.
         candidate_labels: the labels to choose among, a list or a string with commas; all by default. Their calibrated
             scores are divided by their sum (`ranked_scores`).
+        min_score: what the best score must reach, or the first entry of an answer has `"uncertain": True` besides; by
+            default what is stored with the checkpoint.
         batch_size: how many inputs go through the model at once; they may have different modalities and lengths.
         use_sound_track: whether the sound of a video counts (default True).
         sampling_rate: of sound given as an array, in Hz.
         num_frames, frame_rate: how frames are taken from videos.
         limits: fields of `MediaLimits`, such as `{"seconds": 60}`.
-        return_notes: answer with `{"scores", "modalities", "notes"}`: besides the list of scores, what it was read
-            from and what was noticed of the input (`TriemoProcessor`). Otherwise each kind of note is logged once.
+        return_notes: answer with `{"scores", "modalities", "notes", "uncertain"}`: besides the list of scores, what it
+            was read from and what was noticed of the input (`TriemoProcessor`). Otherwise each kind of note is logged
+            once.
+        explain: answer so, and with `explanation`: what each modality, word, moment of sound and frame added to the
+            score, and whether words, voice and face disagree (`explain_sample`). It takes as many more
+            readings of the input as that has parts.
+        skip_unreadable: in a list or a stream, an input that cannot be read has an empty answer, and its last note
+            says why; otherwise it ends the call.
 
     Example:
         >>> reader = pipeline("multimodal-emotion-recognition", model="triemo/triemo-small", trust_remote_code=True)
@@ -57,19 +76,28 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
     _load_tokenizer = False
 
     def _sanitize_parameters(
-        self, top_k: int | None = None, candidate_labels: str | Sequence[str] | None = None, **kwargs: Any
+        self,
+        top_k: int | None = None,
+        candidate_labels: str | Sequence[str] | None = None,
+        min_score: float | None = None,
+        **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
-        known = ("use_sound_track", "sampling_rate", "num_frames", "frame_rate", "limits", "return_notes")
+        known = ["use_sound_track", "sampling_rate", "num_frames", "frame_rate", "limits"]
+        known += ["return_notes", "explain", "skip_unreadable"]
         unknown = sorted(set(kwargs) - set(known))
         if unknown:
             raise ValueError(
-                f"{TASK} got unknown parameters {unknown}; accepted: top_k, candidate_labels, batch_size, "
+                f"{TASK} got unknown parameters {unknown}; accepted: top_k, candidate_labels, min_score, batch_size, "
                 f"{', '.join(known)}."
             )
         if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
             raise ValueError(f"top_k must be a whole number of at least 1, got {top_k!r}.")
-        chosen = {"top_k": top_k, "candidate_labels": checked_labels(candidate_labels, self.model.config)}
-        return kwargs, {}, {name: value for name, value in chosen.items() if value is not None}
+        if min_score is not None and (isinstance(min_score, bool) or not 0 <= min_score <= 1):
+            raise ValueError(f"min_score must be a number from 0 to 1, got {min_score!r}.")
+        candidates = checked_labels(candidate_labels, self.model.config)
+        chosen = {"top_k": top_k, "candidate_labels": candidates, "min_score": min_score}
+        forward = {"explain": True, "candidate_labels": candidates} if kwargs.get("explain") else {}
+        return kwargs, forward, {name: value for name, value in chosen.items() if value is not None}
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The answer for one input, a list of them for a list; for a generator or a dataset, an iterator."""
@@ -83,7 +111,8 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         self, input_: Any, limits: Mapping[str, float] | None = None, **parameters: Any
     ) -> dict[str, torch.Tensor]:
         """
-        One input to the tensors of a batch of one, and with `return_notes=True` its `notes`, a list of one list.
+        One input to the tensors of a batch of one, and with `return_notes=True` its `notes`, a list of one list; with
+        `explain=True` also its `words` and the steps of their tokens, a list of one list.
 
         Raises:
             ValueError: bad input, or nothing to read from (`NothingToReadError`).
@@ -92,7 +121,8 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
             given = read_input(input_)
         # A list in a batch of one is one clip's frames or one sound's samples, not a batch.
         given = {name: [value] for name, value in given.items()}
-        wants_notes = parameters.pop("return_notes", False)
+        wants_words = parameters.pop("explain", False)
+        wants_notes = parameters.pop("return_notes", False) or wants_words
         tensors = dict(
             self.processor(
                 **given, return_tensors="pt", text_windows=True, limits=limits, return_notes=True, **parameters
@@ -102,23 +132,34 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         if not present_modalities(tensors):
             reasons = f" ({'; '.join(notes)})" if notes else ""
             raise NothingToReadError(f"no face was found, and the input has neither text nor sound besides{reasons}.")
+        if wants_words:
+            has_text = "attention_mask" in tensors
+            tensors["words"] = [self.processor.words_of(given["text"][0]) if has_text else []]
         if wants_notes:
             return {**tensors, "notes": [notes]}
         say_once(logger, notes)
         return tensors
 
-    def _preprocess_of_many(self, input_: Any, **parameters: Any) -> dict[str, Any]:
-        """As `preprocess`, but what has nothing to read from is one masked token, so that the others are not lost."""
+    def _preprocess_of_many(self, input_: Any, skip_unreadable: bool = False, **parameters: Any) -> dict[str, Any]:
+        """
+        As `preprocess`, but what has nothing to read from, and with `skip_unreadable` what cannot be read, is one
+        masked token, so that the others are not lost.
+        """
         try:
             return self.preprocess(input_, **parameters)
-        except NothingToReadError as error:
+        except ValueError as error:
+            if not skip_unreadable and not isinstance(error, NothingToReadError):
+                raise
             logger.warning(f"An input has an empty answer: {error}")
             nothing = {"input_ids": torch.full((1, 1), self.processor.tokenizer.pad_token_id, dtype=torch.long)}
             nothing["attention_mask"] = torch.zeros((1, 1), dtype=torch.long)
-            return {**nothing, "notes": [[str(error)]]} if parameters.get("return_notes") else nothing
+            wants_notes = parameters.get("return_notes") or parameters.get("explain")
+            return {**nothing, "notes": [[str(error)]]} if wants_notes else nothing
 
-    def _forward(self, model_inputs: dict[str, Any], **parameters: Any) -> dict[str, Any]:
-        inputs = {name: value for name, value in model_inputs.items() if name != "notes"}
+    def _forward(
+        self, model_inputs: dict[str, Any], explain: bool = False, candidate_labels: list[str] | None = None
+    ) -> dict[str, Any]:
+        inputs = {name: value for name, value in model_inputs.items() if name not in TOLD}
         size = len(next(iter(inputs.values())))
         present = torch.zeros((size, len(MASKS)), dtype=torch.bool)
         for column, mask in enumerate(MASKS.values()):
@@ -129,6 +170,12 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         if rows:
             logits[rows] = self._logits(inputs if len(rows) == size else _picked(inputs, rows)).float().cpu()
         outputs: dict[str, Any] = {"logits": logits, "modality_mask": present}
+        if explain:
+            words = model_inputs.get("words") or [[]] * size
+            outputs["explanation"] = [
+                explain_sample(self, _picked(inputs, [row]), words[row], candidate_labels) if row in rows else None
+                for row in range(size)
+            ]
         return {**outputs, "notes": model_inputs["notes"]} if "notes" in model_inputs else outputs
 
     def _logits(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -156,6 +203,7 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         model_outputs: dict[str, Any],
         top_k: int | None = None,
         candidate_labels: str | Sequence[str] | None = None,
+        min_score: float | None = None,
     ) -> Any:
         """Scores of the labels, best first; empty if there was nothing to read from."""
         present = model_outputs["modality_mask"][0].tolist()
@@ -163,13 +211,18 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         if any(present):
             logits = model_outputs["logits"][0].float().numpy()
             scores = ranked_scores(logits, self.model.config, present, top_k, candidate_labels)
+        uncertain = is_uncertain(scores, self.model.config, present, min_score)
         if "notes" not in model_outputs:
-            return scores
+            return [{**scores[0], "uncertain": True}, *scores[1:]] if uncertain else scores
         modalities = [name for name, is_there in zip(MASKS, present, strict=True) if is_there]
         notes = model_outputs["notes"]
         if notes and isinstance(notes[0], list):  # of a batch the base class has taken the sample's list out already
             (notes,) = notes
-        return {"scores": scores, "modalities": modalities, "notes": notes}
+        answer = {"scores": scores, "modalities": modalities, "notes": notes, "uncertain": uncertain}
+        if "explanation" not in model_outputs:
+            return answer
+        explanation = model_outputs["explanation"]
+        return {**answer, "explanation": explanation[0] if isinstance(explanation, list) else explanation}
 
     def get_iterator(
         self,

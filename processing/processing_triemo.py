@@ -4,6 +4,7 @@ Shapes: B samples; each modality keeps its own length and is padded to the longe
 """
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from .media_sources_triemo import fetch, is_media_source, media_limits
 from .media_triemo import is_rated_array, load_audio
 from .pictures_triemo import DEFAULT_IMAGE_SETTINGS
 from .presence_triemo import NothingToReadError, check_text, is_absent, name_emoji, say_once, unheard, unknown_words
-from .samples_triemo import MASKS, has_sound, sample_frames, stack_padded
+from .samples_triemo import MASKS, TOLD, has_sound, sample_frames, stack_padded
 
 __all__ = ["TriemoProcessor"]
 
@@ -44,6 +45,8 @@ _AUDIO_OPTIONS = (
 _FILE_FIELDS = {"audio_tokenizer", "auto_map", "chat_template", "processor_class"}  # of any processor's file
 # The library's own nesting of a call's options by modality.
 _NESTED = ("audio_kwargs", "common_kwargs", "images_kwargs", "text_kwargs", "videos_kwargs")
+_UNSPACED = "\u3040-\u30ff\u3400-\u9fff"  # kana and ideographs: between their words are no spaces
+_WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
 
 
 class TriemoProcessor(ProcessorMixin):
@@ -201,16 +204,18 @@ class TriemoProcessor(ProcessorMixin):
         modalities and lengths; what one lacks becomes zeros under a mask of zeros.
 
         Args:
-            features: dicts of tensors or arrays of shape (1, ...) or, for `labels`, any equal shapes; `notes` too.
+            features: dicts of tensors or arrays of shape (1, ...) or, for `labels`, any equal shapes; `notes` and
+                `words` too, lists of one list.
             return_tensors: `"pt"` or `"np"`.
         """
         if not features:
             raise ValueError("pad needs at least one sample, got an empty list.")
         keys = dict.fromkeys(key for sample in features for key, value in sample.items() if value is not None)
-        notes = [said for sample in features for said in sample.get("notes") or [[]]] if "notes" in keys else None
-        keys.pop("notes", None)
+        told = {
+            name: [said for sample in features for said in sample.get(name) or [[]]] for name in TOLD if name in keys
+        }
         data: dict[str, np.ndarray] = {}
-        for key in keys:
+        for key in (key for key in keys if key not in told):
             rows = [None if sample.get(key) is None else np.asarray(sample[key]) for sample in features]
             if key == "labels":
                 shapes = [None if row is None else row.shape for row in rows]
@@ -220,9 +225,27 @@ class TriemoProcessor(ProcessorMixin):
                 continue
             data[key] = stack_padded(rows, self.tokenizer.pad_token_id if key == "input_ids" else 0)
         batch = BatchFeature(data, tensor_type=return_tensors)
-        if notes is not None:
-            batch["notes"] = notes
+        batch.update(told)
         return batch
+
+    def words_of(self, text: str) -> list[tuple[str, list[int]]]:
+        """
+        The words of a text, each with the steps of its tokens in what a call with `text_windows=True` returns for the
+        text alone. A word is what stands between spaces, in scripts without them a character.
+        """
+        named = name_emoji(text, self._is_unknown)
+        settings = {**self._text_settings({}), "padding": False, "max_length": self.tokenizer.model_max_length}
+        if settings["truncation"]:
+            settings["return_overflowing_tokens"] = True
+        windows = self.tokenizer([named], **settings, return_offsets_mapping=True)["offset_mapping"]
+        # The last character of a token tells its word: of some tokenizers the first is the space before it.
+        last = [end - 1 if end > begin else -1 for window in windows for begin, end in window]
+        words = []
+        for match in _WORD.finditer(named):
+            steps = [step for step, character in enumerate(last) if match.start() <= character < match.end()]
+            if steps:
+                words.append((match.group(), steps))
+        return words
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
         """As every processor's; besides, it writes the face detector's weights beside the settings."""
@@ -260,8 +283,7 @@ class TriemoProcessor(ProcessorMixin):
         named = ["" if text is None else name_emoji(text, self._is_unknown) for text in texts]
         if not any(named):
             return {}
-        stored = {name: value for name, value in self.tokenizer.init_kwargs.items() if name in _TEXT_OPTIONS}
-        settings = {"padding": True, "truncation": True, **stored, **options, "return_attention_mask": True}
+        settings = self._text_settings(options)
         tokens = dict(self.tokenizer(named, return_tensors="np", **settings))
         present = np.array([bool(text) for text in named])
         unknown, special = self.tokenizer.unk_token_id, set(self.tokenizer.all_special_ids)
@@ -281,6 +303,11 @@ class TriemoProcessor(ProcessorMixin):
         pad = {"input_ids": self.tokenizer.pad_token_id}
         kept = {name: np.where(present[:, None], values, pad.get(name, 0)) for name, values in tokens.items()}
         return {name: values.astype(np.int64) for name, values in kept.items()}
+
+    def _text_settings(self, options: dict) -> dict[str, Any]:
+        """A call's options of the tokenizer, then those stored with it, then ours."""
+        stored = {name: value for name, value in self.tokenizer.init_kwargs.items() if name in _TEXT_OPTIONS}
+        return {"padding": True, "truncation": True, **stored, **options, "return_attention_mask": True}
 
     def _beyond_the_limit(
         self, texts: list[str], tokens: dict[str, np.ndarray], settings: dict, windows: bool, notes: list[list[str]]

@@ -24,8 +24,10 @@ from .presence_triemo import is_absent
 __all__ = [
     "MASKS",
     "TASK",
+    "TOLD",
     "checked_labels",
     "has_sound",
+    "is_uncertain",
     "media_kind",
     "present_modalities",
     "ranked_scores",
@@ -37,6 +39,8 @@ __all__ = [
 TASK = "multimodal-emotion-recognition"
 # The mask of each modality, in the order of the modalities; all zero is how an absent one looks.
 MASKS = {"text": "attention_mask", "audio": "audio_attention_mask", "vision": "video_attention_mask"}
+# What goes along with a batch and is for people, a list for each sample, rather than a tensor for the model.
+TOLD = ("notes", "words")
 _ARGUMENT = {"text": "text", "audio": "audio", "video": "videos", "image": "images"}
 _MOST_CHANNELS = 32  # rows of an array of rank 2 that is sound; more are a picture's
 
@@ -229,3 +233,20 @@ def ranked_scores(
         scores /= scores.sum()
     order = np.argsort(-scores, kind="stable")[:top_k].tolist()
     return [{"label": config.id2label[chosen[place]], "score": float(scores[place])} for place in order]
+
+
+def is_uncertain(
+    scores: Sequence[Mapping[str, Any]], config: Any, modality_mask: Sequence[bool], min_score: float | None = None
+) -> bool:
+    """
+    Whether the best of the scores is below what an answer needs; never in regression, whose values are no certainty.
+
+    Args:
+        scores: from `ranked_scores`; without any, nothing is claimed and nothing is uncertain.
+        config: has `resolved_problem_type` and `min_score_of`.
+        modality_mask: whether the sample has text, audio and vision.
+        min_score: in place of the config's.
+    """
+    if not scores or config.resolved_problem_type == "regression":
+        return False
+    return scores[0]["score"] < (config.min_score_of(modality_mask) if min_score is None else min_score)

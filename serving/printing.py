@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from triemo.serving.reading import Evidence, Reading, Subset
+from triemo.serving.onnx.processing.explanations_triemo import Subset
+from triemo.serving.reading import Evidence, Reading
 from triemo.serving.samples import Sample
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""From a checkpoint and a sample to scores: loading, reading, every subset of the modalities, what each contributes.
+"""From a checkpoint and a sample to an answer: loading, reading, every subset of the modalities, what each adds.
 
 Nothing here needs torch until a checkpoint is loaded: an exported graph is read without it.
 """
@@ -9,15 +9,15 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from triemo.serving.onnx.processing.contributions_triemo import shapley_values, uninformed_score
-from triemo.serving.onnx.processing.samples_triemo import MASKS, present_modalities
+from triemo.serving.onnx.processing.contributions_triemo import uninformed_score
+from triemo.serving.onnx.processing.explanations_triemo import Subset, contributions, subset_scores
+from triemo.serving.onnx.processing.samples_triemo import present_modalities
 from triemo.serving.samples import Sample
 from triemo.training.common import HUB_MODEL, default_model
 
@@ -26,29 +26,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Evidence",
-    "MASKS",
     "Reading",
-    "Subset",
     "SubsetReading",
     "checkpoint_folder",
-    "contributions",
     "load_reader",
     "pick_device",
     "prepare",
-    "present_modalities",
     "read_sample",
     "read_subsets",
     "reading_document",
-    "shapley_values",
-    "subset_batch",
-    "subset_scores",
     "subsets_document",
-    "subsets_of",
-    "uninformed_score",
 ]
-
-Subset = tuple[str, ...]
-
 
 NEEDED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # no code: the installed package is what runs
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
@@ -320,64 +308,3 @@ def _evidence(sample: Sample, tensors: Mapping[str, Any], notes: list[str], use_
         silent = any(note.startswith("audio:") for note in notes)
         missing.append("nothing is heard in the clip" if silent else "the clip has no sound track")
     return Evidence(modalities, faces, missing, notes)
-
-
-# Subsets of the modalities
-
-
-def subsets_of(modalities: Subset) -> list[Subset]:
-    """All non-empty subsets, the single ones first, all together last."""
-    return [subset for size in range(1, len(modalities) + 1) for subset in combinations(modalities, size)]
-
-
-def subset_batch(tensors: Mapping[str, Any], subsets: list[Subset]) -> dict[str, Any]:
-    """A batch of one to a batch with a row for each subset: the same values, the others' masks all zero."""
-    batch = {name: value[[0] * len(subsets)] for name, value in tensors.items()}
-    for modality, mask in MASKS.items():
-        for row, subset in enumerate(subsets):
-            if mask in batch and modality not in subset:
-                batch[mask][row] = 0
-    return batch
-
-
-def subset_scores(reader: Any, tensors: Mapping[str, Any]) -> dict[Subset, dict[str, float]]:
-    """
-    Scores of every non-empty subset of the modalities that a sample has, from one call of the model.
-
-    Args:
-        reader: the `multimodal-emotion-recognition` pipeline; its `postprocess` applies the calibration temperature.
-        tensors: what `reader.preprocess(sample)` returns, a batch of one.
-
-    Returns:
-        For each subset, such as `("text", "vision")`, the score of each label in the order of the classes. The single
-        modalities come first, all together last.
-
-    Raises:
-        ValueError: the sample has no modality.
-    """
-    subsets = subsets_of(present_modalities(tensors))
-    if not subsets:
-        raise ValueError("no modality at all: every mask is zero.")
-    outputs = reader.forward(subset_batch(tensors, subsets))
-    labels = list(reader.model.config.id2label.values())
-    scores = {}
-    for index, subset in enumerate(subsets):
-        row = {name: values[index : index + 1] for name, values in outputs.items()}
-        by_label = {entry["label"]: entry["score"] for entry in reader.postprocess(row)}
-        scores[subset] = {label: by_label[label] for label in labels}
-    return scores
-
-
-# Contributions
-
-
-def contributions(scores: Mapping[Subset, Mapping[str, float]], label: str, empty: float) -> dict[str, float]:
-    """
-    Each modality's part of the way from the uninformed score of a label to the one with all modalities.
-
-    Args:
-        scores: what `subset_scores` returns.
-        label: whose score.
-        empty: the score without any input, from `uninformed_score`.
-    """
-    return shapley_values({subset: by_label[label] for subset, by_label in scores.items()}, empty)

@@ -71,6 +71,9 @@ class OnnxConfig:
     id2label: dict[int, str]
     resolved_problem_type: str
     calibration_temperature: float | dict[str, float]
+    min_score: float | dict[str, float] = 0.0
+    sampling_rate: int | None = None
+    video_frame_rate: float | None = None
 
     @property
     def num_labels(self) -> int:
@@ -78,10 +81,18 @@ class OnnxConfig:
 
     def temperature_of(self, modality_mask: Sequence[bool]) -> float:
         """The calibration temperature for a sample that has these of text, audio, vision."""
-        if not isinstance(self.calibration_temperature, dict):
-            return float(self.calibration_temperature)
-        subset = "+".join(name for name, present in zip(MASKS, modality_mask, strict=True) if present)
-        return float(self.calibration_temperature.get(subset, 1.0))
+        return _of_subset(self.calibration_temperature, modality_mask, 1.0)
+
+    def min_score_of(self, modality_mask: Sequence[bool]) -> float:
+        """The score below which the answer for such a sample is uncertain."""
+        return _of_subset(self.min_score, modality_mask, 0.0)
+
+
+def _of_subset(given: float | Mapping[str, float], modality_mask: Sequence[bool], default: float) -> float:
+    if not isinstance(given, Mapping):
+        return float(given)
+    subset = "+".join(name for name, present in zip(MASKS, modality_mask, strict=True) if present)
+    return float(given.get(subset, default))
 
 
 class OnnxEmotionReader:
@@ -113,7 +124,12 @@ class OnnxEmotionReader:
         self.session = load_session(file, options)
         facts = _facts(file, self.session.get_modelmeta().custom_metadata_map.get(METADATA))
         self.config = OnnxConfig(
-            dict(enumerate(facts["labels"])), facts["problem_type"], facts["calibration_temperature"]
+            dict(enumerate(facts["labels"])),
+            facts["problem_type"],
+            facts["calibration_temperature"],
+            facts.get("min_score", 0.0),
+            facts.get("audio", {}).get("sampling_rate"),
+            facts.get("video_frame_rate"),
         )
         folder = file.parent
         if "vision" in facts["modalities"] and facts["vision"]["face_detector"] == "auto":

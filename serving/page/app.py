@@ -31,6 +31,7 @@ from starlette.exceptions import HTTPException  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 from starlette.responses import JSONResponse  # noqa: E402
 
+from triemo.processing.contributions_triemo import uninformed_score  # noqa: E402
 from triemo.serving.endpoint.handler import Limits, check_media, checked_text  # noqa: E402
 from triemo.serving.printing import DISCLAIMER, NAMES, percent, read_from, told_of  # noqa: E402
 from triemo.serving.reading import (  # noqa: E402
@@ -38,7 +39,6 @@ from triemo.serving.reading import (  # noqa: E402
     load_reader,
     read_subsets,
     subsets_document,
-    uninformed_score,
 )
 from triemo.serving.samples import ASSETS, Sample  # noqa: E402
 

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from interleaved import interleaved_ms
 
+from triemo.serving.onnx.processing.samples_triemo import MASKS
 from triemo.serving.onnx.reader import OnnxEmotionReader
-from triemo.serving.reading import MASKS, load_reader
+from triemo.serving.reading import load_reader
 from triemo.training.common import default_model
 from triemo.training.corpora.registry import load_corpus
 from triemo.training.export.folder import export_onnx

@@ -170,6 +170,16 @@ def test_temperatures_by_subset_survive_a_save(tmp_path):
     assert tiny_config(calibration_temperature=3).temperature_of([True, True, True]) == 3.0
 
 
+def test_least_score_by_subset():
+    config = tiny_config(min_score={"text": 0.4, "audio+vision": 0.7})
+    assert [config.min_score_of(mask) for mask in ([1, 0, 0], [0, 1, 1], [1, 1, 1])] == [0.4, 0.7, 0.0]
+    assert tiny_config(min_score=0.5).min_score_of([True, False, False]) == 0.5
+    with pytest.raises((ValueError, StrictDataclassError), match="min_score must be a number from 0 to 1, got 1.2"):
+        tiny_config(min_score={"text": 1.2})
+    with pytest.raises((ValueError, StrictDataclassError), match="min_score: got the key 'vision.text'"):
+        tiny_config(min_score={"vision+text": 0.2})
+
+
 @pytest.mark.parametrize("wrong", [{"vision+text": 1.0}, {"all": 1.0}, {"text": 0.0}, {"text": "hot"}, -1.0])
 def test_wrong_temperatures_are_refused(wrong):
     with pytest.raises((ValueError, StrictDataclassError), match="calibration_temperature"):

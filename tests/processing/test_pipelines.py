@@ -200,6 +200,41 @@ def test_unknown_candidate_labels_are_refused_by_name(reader):
             reader({"text": "so happy"}, candidate_labels=wrong)
 
 
+def test_an_answer_below_the_least_score_is_uncertain(own_reader):
+    plain = own_reader({"text": "so happy"})
+    best = plain[0]["score"]
+    assert own_reader({"text": "so happy"}, min_score=best) == plain
+    uncertain = [{**plain[0], "uncertain": True}, *plain[1:]]
+    assert own_reader({"text": "so happy"}, min_score=best + 1e-6) == uncertain
+    own_reader.model.config.min_score = {"text": best + 1e-6, "vision": 0.0}  # as it is stored with the checkpoint
+    assert own_reader([{"text": "so happy"}]) == [uncertain]
+    assert own_reader({"image": picture()})[0].keys() == {"label", "score"}
+    assert own_reader({"text": "so happy"}, min_score=0) == plain
+    told = own_reader({"text": "so happy"}, return_notes=True)
+    assert told["uncertain"] is True and told["scores"] == plain
+    # Between two labels it may be sure again; a value of a regression is never a certainty.
+    assert own_reader({"text": "so happy"}, candidate_labels=[plain[0]["label"], plain[-1]["label"]]) != uncertain[:2]
+    own_reader.model.config.problem_type = "regression"
+    assert all("uncertain" not in entry for entry in own_reader({"text": "so happy"}, min_score=1.0))
+    with pytest.raises(ValueError, match="min_score must be a number from 0 to 1, got 1.5"):
+        own_reader({"text": "so happy"}, min_score=1.5)
+
+
+def test_unreadable_inputs_among_many_are_skipped_on_request(reader, media, tmp_path):
+    broken = tmp_path / "broken.wav"
+    broken.write_text("no sound at all")
+    inputs = [str(media / "sound.wav"), str(broken), {"text": "so happy"}, {"text": 3}]
+    answers = reader(inputs, skip_unreadable=True, return_notes=True, batch_size=2)
+    assert [answer["modalities"] for answer in answers] == [["audio"], [], ["text"], []]
+    assert answers[1]["scores"] == [] and not answers[1]["uncertain"] and "broken.wav" in answers[1]["notes"][-1]
+    assert "text must be a string" in answers[3]["notes"][-1]
+    same_answers([answers[0]["scores"], answers[2]["scores"]], [reader(inputs[0]), reader(inputs[2])])
+    with pytest.raises(ValueError, match="broken.wav"):
+        reader(inputs, batch_size=2)
+    with pytest.raises(ValueError, match="broken.wav"):
+        reader(str(broken), skip_unreadable=True)
+
+
 def test_calibration_temperature_divides_the_logits(own_reader):
     raw = logits(own_reader.model, **own_reader.processor(text="so happy"))[0]
     same_answer(own_reader({"text": "so happy"}), raw.softmax(-1))
@@ -485,4 +520,5 @@ def test_limits_and_notes_of_a_call(reader, media):
     with pytest.raises(ValueError, match=r"sound\.wav.*limit seconds=0\.5"):
         reader(media / "sound.wav", limits={"seconds": 0.5})
     told = reader(media / "sound.wav", return_notes=True, top_k=1)
-    assert told == {"scores": reader(media / "sound.wav", top_k=1), "modalities": ["audio"], "notes": []}
+    scores = reader(media / "sound.wav", top_k=1)
+    assert told == {"scores": scores, "modalities": ["audio"], "notes": [], "uncertain": False}

@@ -8,8 +8,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from triemo.processing.explanations_triemo import subsets_of
 from triemo.serving import printing
-from triemo.serving.reading import subsets_of
 
 SENTENCE = "Oh wow, you really came!"
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from triemo.serving.reading import present_modalities, subset_scores
+from triemo.processing.explanations_triemo import subset_scores
+from triemo.processing.samples_triemo import present_modalities
 
 SENTENCE = "oh wow, you really came!"
 

@@ -112,6 +112,7 @@ def describe(model: Any, processor: Any) -> dict[str, Any]:
         "labels": labels,
         "problem_type": config.resolved_problem_type,
         "calibration_temperature": config.calibration_temperature,
+        "min_score": config.min_score,
     }
     if "text" in config.modalities:
         longest = min(model.triemo.text_tower.max_positions, processor.tokenizer.model_max_length)

@@ -24,9 +24,10 @@ pytest.importorskip("gradio", reason="the page needs gradio: pip install 'triemo
 
 from gradio_client import Client, handle_file
 
+from triemo.processing.explanations_triemo import subset_scores
 from triemo.serving.page import app
 from triemo.serving.page.app import data_uri, face_pictures, problem_html, reading_html
-from triemo.serving.reading import read_subsets, subset_scores
+from triemo.serving.reading import read_subsets
 from triemo.serving.samples import Sample
 from triemo.training.publish.space import assemble_space
 
