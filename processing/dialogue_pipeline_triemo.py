@@ -27,7 +27,6 @@ TURN_KEYS = ("text", "audio", "video", "image", "speaker")
 _PROCESSING = ("use_sound_track", "sampling_rate", "num_frames", "frame_rate", "limits")
 _UNKNOWN_SPEAKER = -1
 _TURNS_AT_ONCE = 64  # turns whose media are in memory at once
-_MOST_INFLUENCES = 5  # turns named for a turn
 
 
 class ConversationalEmotionRecognitionPipeline(Pipeline):
@@ -54,8 +53,8 @@ class ConversationalEmotionRecognitionPipeline(Pipeline):
         return_notes: add `notes` to each turn, what was noticed of it; otherwise each kind of note is logged once.
 
     The answer is a list with a dict for each turn: `speaker`, `label`, `score`, `scores` (a list of label and score,
-    best first), `modalities` (what it was read from); with `explain` also `influences` (up to five turns, counted from
-    1, with the `effect` of each), `without_input`, the label's score of a turn that carries nothing, and
+    best first), `modalities` (what it was read from); with `explain` also `influences` (turns, counted from 1, with
+    the `effect` of each, strongest first), `without_input`, the label's score of a turn that carries nothing, and
     `contributions` (by modality, and `"context"`), which make up the way from there to `score`.
 
     Example:
@@ -84,7 +83,7 @@ class ConversationalEmotionRecognitionPipeline(Pipeline):
         expected = {name: getattr(config, f"{name}_feature_size") for name in config.modalities}
         if encoder.widths != expected:
             raise ValueError(f"encoder: gives vectors of {encoder.widths} values, expected {expected}.")
-        encoder.model.to(self.device)
+        encoder.model.to(self.device, self.model.dtype)
         self.encoder = encoder
 
     def _sanitize_parameters(
@@ -261,7 +260,7 @@ class ConversationalEmotionRecognitionPipeline(Pipeline):
             if influences is not None and scores:
                 effects = influences.effects[index]
                 order = [j for j in effects.abs().argsort(descending=True).tolist() if effects[j] != 0]
-                answer["influences"] = [{"turn": j + 1, "effect": float(effects[j])} for j in order[:_MOST_INFLUENCES]]
+                answer["influences"] = [{"turn": j + 1, "effect": float(effects[j])} for j in order]
                 answer["contributions"] = influences.contributions[index]
                 answer["without_input"] = float(influences.empty[index])
             answers.append({**answer, **({"notes": turn["notes"]} if "notes" in turn else {})})

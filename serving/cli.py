@@ -154,6 +154,95 @@ def demo_command(
         )
 
 
+@app.command("dialogue")
+def dialogue_command(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="A table of turns (csv, jsonl), a transcript, a recording; with --live - for standard input.",
+        ),
+    ],
+    transcript: Annotated[
+        str | None,
+        typer.Option("--transcript", help="Of a recording: SRT, VTT, JSON, lines 'Ann: hello', a table or RTTM."),
+    ] = None,
+    diarization: Annotated[
+        str | None, typer.Option("--diarization", help="RTTM or JSON: who speaks when, where the transcript does not.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder for JSON, CSV, PNG and HTML; the same names are replaced.")
+    ] = None,
+    rules: Annotated[
+        list[str] | None,
+        typer.Option("--rule", help='Tell of this, such as "anger rising for 3 turns"; may be given several times.'),
+    ] = None,
+    alert: Annotated[
+        str | None, typer.Option("--alert", metavar="URL", help="POST what a rule tells of to this address, as JSON.")
+    ] = None,
+    allow_private: Annotated[
+        bool, typer.Option("--alert-private", help="The address may be one that is not public.")
+    ] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Read turns as they come, a JSON object a line, and answer each at once.")
+    ] = False,
+    keep_empty: Annotated[
+        bool, typer.Option("--keep-empty", help="Keep turns in which there is nothing to read, instead of refusing.")
+    ] = False,
+    explain: Annotated[bool, typer.Option(help="Work out what moved each answer, and who moved whom.")] = True,
+    as_json: AsJson = False,
+    encoding: Annotated[
+        str | None, typer.Option("--encoding", help="Of tables and transcripts, if not UTF-8.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Checkpoint of conversations; by default the released triemo-small-dialogue."),
+    ] = None,
+    device: Device = None,
+) -> None:
+    """
+    Read a conversation turn by turn, each from its words, voice and face and from what was said around it.
+
+    [bold]Examples[/]
+
+    triemo dialogue turns.csv
+
+    triemo dialogue call.wav --transcript call.srt --output report/
+
+    triemo dialogue call.wav --transcript call.json --rule "anger rising for 3 turns" --alert https://example.org/hook
+
+    tail -f turns.jsonl | triemo dialogue - --live
+    """
+    from triemo.serving.samples import UsageError
+
+    with plain_errors():
+        from triemo.serving.dialogue import dialogue, live_dialogue
+
+        options = {"rules": rules or [], "alert": alert, "allow_private": allow_private, "keep_empty": keep_empty}
+        options |= {"model": model, "device": device}
+        if live:
+            if transcript or diarization or output:
+                raise UsageError("--live reads turns as they come; --transcript, --diarization and --output do not.")
+            try:
+                lines = sys.stdin if file == "-" else open(file, encoding=encoding or "utf-8")
+            except OSError as error:
+                raise ValueError(f"{file}: cannot be read ({error.strerror}).") from error
+            with lines:
+                status = live_dialogue(lines, **options)
+        else:
+            status = dialogue(
+                file,
+                transcript,
+                diarization,
+                output=output,
+                explain=explain,
+                as_json=as_json,
+                encoding=encoding,
+                **options,
+            )
+    raise typer.Exit(status)
+
+
 @app.command("pack")
 def pack_command(
     clips: Annotated[str, typer.Argument(metavar="FOLDER", help="Folder of videos, sounds and pictures.")],

@@ -14,6 +14,7 @@ from rich.table import Table
 from triemo.serving.onnx.processing.explanations_triemo import Subset
 from triemo.serving.reading import Evidence, Reading
 from triemo.serving.samples import Sample
+from triemo.serving.timeline.dialogue_report import DialogueReport, clock
 
 __all__ = [
     "DISCLAIMER",
@@ -22,6 +23,7 @@ __all__ = [
     "listed",
     "percent",
     "print_contributions",
+    "print_dialogue",
     "print_disclaimer",
     "print_reading",
     "print_sample",
@@ -117,6 +119,50 @@ def print_contributions(console: Console, label: str, empty: float, parts: Mappi
         table.add_row(NAMES[name], f"{100 * part:+.1f}", _bar(console, abs(part)), style="red" if part < 0 else None)
     table.add_row("together", f"{100 * total:.1f}", _bar(console, total), style="bold")
     console.print(table)
+
+
+def print_dialogue(console: Console, report: DialogueReport) -> None:
+    """A row for each turn; then each speaker's arc, where it turns, who moved whom, alerts and notes."""
+    _line(console, f"{report.name}: {len(report.answers)} turns", style="bold")
+    timed = any(one.start is not None for one in report.utterances)
+    table = _table()
+    for name in ("Turn", *(["Time"] if timed else [])):
+        table.add_column(name, justify="right")
+    table.add_column("Speaker", overflow="fold", max_width=16)
+    table.add_column("Emotion")
+    table.add_column("Score", justify="right")
+    table.add_column("Words", overflow="ellipsis", no_wrap=True)
+    turned = {point.turn for point in report.turning_points}
+    for number, (one, answer) in enumerate(zip(report.utterances, report.answers, strict=True), start=1):
+        cells = [str(number), *([clock(one.start)] if timed else []), escape(one.speaker or "?")]
+        score = "" if answer["score"] is None else percent(answer["score"])
+        carried = listed(answer["modalities"]) if answer["modalities"] else "nothing"
+        said = escape(one.text or f"({carried})")
+        table.add_row(*cells, escape(answer["label"] or "-"), score, said, style="bold" if number in turned else None)
+    console.print(table)
+    for speaker, arc in report.arcs.items():
+        path = " > ".join(one.label for one in arc)
+        console.print(f"{speaker}: {path}", markup=False, highlight=False)
+    for point in report.turning_points:
+        at = f" ({clock(point.start)})" if point.start is not None else ""
+        _line(
+            console, f"Turning point: turn {point.turn}{at}, {point.speaker}: {point.before} > {point.after}", "bold"
+        )
+    if report.influence:
+        moved = _table(title="Who moved whom (percentage points of a turn's score)", title_justify="left")
+        moved.add_column("Moved", overflow="fold", max_width=16)
+        for speaker in report.influence:
+            moved.add_column(f"by {escape(speaker)}", justify="right", overflow="fold", max_width=19)
+        for speaker, row in report.influence.items():
+            moved.add_row(escape(speaker), *(f"{100 * effect:.1f}" for effect in row.values()))
+        console.print(moved)
+    for alert in report.alerts:
+        _line(console, f"Alert: turn {alert.turn}, {alert.speaker}: {alert.rule}", style="bold red")
+    for note in report.notes:
+        _line(console, f"Note: {note[0].upper()}{note[1:]}.", style="yellow")
+    for number, answer in enumerate(report.answers, start=1):
+        for note in answer.get("notes", []):
+            _line(console, f"Turn {number}: {note[0].upper()}{note[1:]}.", style="yellow")
 
 
 def print_disclaimer(console: Console) -> None:

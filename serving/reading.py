@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from triemo.serving.onnx.processing.contributions_triemo import uninformed_score
 from triemo.serving.onnx.processing.explanations_triemo import Subset, contributions, subset_scores
 from triemo.serving.onnx.processing.samples_triemo import present_modalities
 from triemo.serving.samples import Sample
-from triemo.training.common import HUB_MODEL, default_model
+from triemo.training.common import DIALOGUE_MODEL, HUB_MODEL, default_model
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,7 @@ __all__ = [
     "Reading",
     "SubsetReading",
     "checkpoint_folder",
+    "load_dialogue_reader",
     "load_reader",
     "pick_device",
     "prepare",
@@ -61,32 +63,70 @@ def load_reader(model: str | None = None, device: str | None = None) -> Any:
     if _holds_graph(name):
         return _onnx_reader(name, device)
     import torch  # here only, with all that imports it: a graph is read without torch
-    from safetensors import SafetensorError
-    from transformers import PreTrainedConfig
-    from transformers.utils import logging
 
-    from triemo.modeling import TriemoConfig, TriemoForEmotionClassification
+    from triemo.modeling import TriemoForEmotionClassification
     from triemo.processing import MultimodalEmotionRecognitionPipeline, TriemoProcessor
     from triemo.processing.image_processing_triemo import FACE_DETECTOR_FILE
 
     place = pick_device(device)
     folder = checkpoint_folder(name)
+    with _loading(name, folder):
+        processor = TriemoProcessor.from_pretrained(folder)
+        weights = TriemoForEmotionClassification.from_pretrained(folder, dtype=torch.float32)
+    _check_vocabulary(name, processor.tokenizer, weights.config)
+    faces = processor.image_processor
+    if faces.do_detect_faces and faces.face_detector == "auto" and not (folder / FACE_DETECTOR_FILE).is_file():
+        print(f"triemo: {name} has no {FACE_DETECTOR_FILE}; opencv looks for faces and finds fewer.", file=sys.stderr)
+    return MultimodalEmotionRecognitionPipeline(model=weights, processor=processor, device=place)
+
+
+def load_dialogue_reader(model: str | None = None, device: str | None = None) -> Any:
+    """
+    The pipeline of a conversation's model and of the towers that its config names, in float32 as `load_reader`'s.
+
+    Args:
+        model: folder or Hub id; by default the released one.
+        device: as in `load_reader`.
+
+    Raises:
+        ValueError: no checkpoint there, not one of conversations, its towers not to be had, or no such device.
+    """
+    import torch
+
+    from triemo.modeling import TriemoForEmotionSequence
+    from triemo.processing import ConversationalEmotionRecognitionPipeline, UtteranceEncoder
+
+    name = model or default_model(DIALOGUE_MODEL)
+    place = pick_device(device)
+    folder = checkpoint_folder(name)
+    with _loading(name, folder, "TriemoForEmotionSequence"):
+        weights = TriemoForEmotionSequence.from_pretrained(folder, dtype=torch.float32)
+        encoder = UtteranceEncoder.of(weights)
+    return ConversationalEmotionRecognitionPipeline(model=weights, encoder=encoder, device=place)
+
+
+@contextmanager
+def _loading(name: str, folder: Path, architecture: str | None = None) -> Iterator[None]:
+    """Names the model in what goes wrong, and refuses folders that hold another one."""
+    from safetensors import SafetensorError
+    from transformers import PreTrainedConfig
+    from transformers.utils import logging
+
+    from triemo.modeling import TriemoConfig
+
     if not (folder / "config.json").is_file():
         raise ValueError(f"model: {name} holds no config.json, expected a saved Triemo checkpoint.")
     try:
         fields, _ = PreTrainedConfig.get_config_dict(folder)
         if fields.get("model_type") != TriemoConfig.model_type:
             raise ValueError(f"model: {name} holds a {fields.get('model_type')!r} model, expected 'triemo'.")
+        held = fields.get("architectures") or [architecture]
+        if architecture is not None and architecture not in held:
+            raise ValueError(f"model: {name} holds {held[0]}, expected {architecture}.")
         logging.disable_progress_bar()
-        processor = TriemoProcessor.from_pretrained(folder)
-        weights = TriemoForEmotionClassification.from_pretrained(folder, dtype=torch.float32)
+        yield
     except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(f"model: cannot load {name}: {error}") from error
-    _check_vocabulary(name, processor.tokenizer, weights.config)
-    faces = processor.image_processor
-    if faces.do_detect_faces and faces.face_detector == "auto" and not (folder / FACE_DETECTOR_FILE).is_file():
-        print(f"triemo: {name} has no {FACE_DETECTOR_FILE}; opencv looks for faces and finds fewer.", file=sys.stderr)
-    return MultimodalEmotionRecognitionPipeline(model=weights, processor=processor, device=place)
 
 
 def _check_vocabulary(model: str, tokenizer: Any, config: Any) -> None:

@@ -10,16 +10,25 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["HUB_MODEL", "command_line", "default_model", "joined_seed", "parse_weights", "write_json"]
+__all__ = [
+    "DIALOGUE_MODEL",
+    "HUB_MODEL",
+    "command_line",
+    "default_model",
+    "joined_seed",
+    "parse_weights",
+    "write_json",
+]
 
 HUB_MODEL = "triemo/triemo-small"
+DIALOGUE_MODEL = "triemo-small-dialogue"  # the released head of conversations
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
-def default_model() -> str:
-    """The released checkpoint: its folder in a checkout, else (the package is installed alone) its id on the Hub."""
-    folder = CHECKOUT / "checkpoints" / "triemo-small"
-    return str(folder) if any(folder.glob("model*.safetensors")) else HUB_MODEL
+def default_model(name: str = "triemo-small") -> str:
+    """A released checkpoint: its folder in a checkout, else (the package is installed alone) its id on the Hub."""
+    folder = CHECKOUT / "checkpoints" / name
+    return str(folder) if any(folder.glob("model*.safetensors")) else f"{HUB_MODEL.partition('/')[0]}/{name}"
 
 
 def joined_seed(*numbers: int) -> int:

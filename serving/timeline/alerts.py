@@ -1,7 +1,7 @@
 """Rules about how a speaker's emotion goes on, and the call to a URL when one of them is met.
 
 The body of the call is JSON: `dialogue`, `rule`, `turn` (counted from 1), `start` (seconds, null if unknown),
-`speaker`, `label` and `scores`, those of the label in the turns that met the rule, the last one last. No words are sent.
+`speaker`, `label` and `scores`, those of the label in the turns that met the rule, the last one last. It has no words.
 """
 
 import json

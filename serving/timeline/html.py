@@ -23,6 +23,7 @@ caption { text-align: left; padding: .25rem 0; } th, td { padding: .3rem .6rem; 
 th { text-align: left; } td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; background: #fff; }
 figcaption, .note { font-size: .875rem; opacity: .8; }
+@media (max-width: 30rem) { table { font-size: .85rem; } th, td { padding: .2rem .3rem; } }
 .gallery { display: flex; flex-wrap: wrap; gap: .75rem; } .gallery figure { margin: 0; width: 10rem; }
 """
 _IMAGE_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"RIFF": "image/webp"}

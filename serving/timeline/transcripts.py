@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from triemo.processing.presence_triemo import is_absent
+from triemo.serving.onnx.processing.presence_triemo import is_absent
 from triemo.training.data.text_tables import TEXT_FORMATS, check_encoding, text_rows
 
 __all__ = [

@@ -34,6 +34,7 @@ def test_default_is_the_checkouts_checkpoint_where_there_is_one(tmp_path, monkey
     assert default_model() == HUB_MODEL  # a folder whose weights were not fetched
     (folder / "model.safetensors").touch()
     assert default_model() == str(folder)
+    assert default_model("triemo-small-dialogue") == "triemo/triemo-small-dialogue"
 
 
 def test_cached_hub_model_is_used_without_a_word(tiny_checkpoint, capfd):
