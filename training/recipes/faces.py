@@ -224,11 +224,12 @@ def _trainer_scores(prediction) -> dict[str, float]:
 
 
 class FaceTrainer(Trainer):
-    """Disturbs and mixes while it trains; draws the rows of an epoch by their views."""
+    """Disturbs and mixes while it trains; draws the rows of an epoch by their views; validates at the size that it
+    trains at, for a tower reads faces of another size worse until it has learned on them."""
 
-    def __init__(self, *args, disturb: float, mix: float, own_weight: float, **kwargs) -> None:
+    def __init__(self, *args, size: int, disturb: float, mix: float, own_weight: float, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.disturb, self.mix, self.own_weight = disturb, mix, own_weight
+        self.size, self.disturb, self.mix, self.own_weight = size, disturb, mix, own_weight
 
     def _get_train_sampler(self, *args, **kwargs) -> EpochViews:
         return EpochViews(self.train_dataset.views, self.args.train_batch_size, self.args.seed)
@@ -248,8 +249,9 @@ class FaceTrainer(Trainer):
         return losses[0] + self.own_weight * losses[1]
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        images = F.interpolate(inputs["pixel_values"], (self.size, self.size), mode="bilinear", antialias=True)
         with torch.no_grad():
-            logits = model(inputs["pixel_values"])
+            logits = model(images)
         return logits.new_zeros(()), logits, inputs["labels"]
 
     def create_optimizer(self, *args, **kwargs):
@@ -286,7 +288,7 @@ def train_faces(
         name: of the stage.
         epochs: passes, each of as many faces as `FaceCorpora` shows.
         learning_rate: at its peak, from which it falls as a cosine.
-        size: pixels a side in training; validation is always at 96.
+        size: pixels a side, in training and validation.
         start: earlier stage whose tower (and classifiers, if it has both) learns on; None for random weights.
         least_rate: share of the learning rate that the last step has.
         warmup: share of the steps in which the rate rises.
@@ -328,6 +330,7 @@ def train_faces(
         data_collator=lambda batch: batch,
         compute_metrics=_trainer_scores,
         callbacks=[UpdateMean()],
+        size=size,
         disturb=disturb,
         mix=mix,
         own_weight=own_weight,
