@@ -42,6 +42,10 @@ Labels = Annotated[
     str | None,
     typer.Option("--candidate-labels", help="Emotions to choose among, as joy,anger; by default all."),
 ]
+MinScore = Annotated[
+    float | None,
+    typer.Option("--min-score", min=0.0, max=1.0, help="Least score of an answer that is not called uncertain."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 
@@ -241,6 +245,87 @@ def dialogue_command(
                 **options,
             )
     raise typer.Exit(status)
+
+
+@app.command("read")
+def read_command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="Folder of clips; csv, tsv, jsonl or parquet table; or data set on the Hub."
+        ),
+    ],
+    output: Annotated[str, typer.Option("--output", help="Folder of the answers.")],
+    transcripts: Annotated[
+        str | None, typer.Option("--transcripts", help="Table with the words of a folder's clips, by file name.")
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Of a table or data set; by default all.")] = None,
+    column_map: Annotated[
+        str | None, typer.Option("--column-map", help="Columns by our names, as text=utterance,video=clip.")
+    ] = None,
+    candidate_labels: Labels = None,
+    min_score: MinScore = None,
+    group: Annotated[str | None, typer.Option("--group", help="Column by which the summary gives shares.")] = None,
+    time: Annotated[str | None, typer.Option("--time", help="Column of dates or seconds for the summary.")] = None,
+    model: Model = None,
+    device: Device = None,
+    frames: Frames = None,
+    no_sound_track: NoSoundTrack = False,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=0, help="Processes that decode; by default one for each core.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Clips in the model at once.")] = 8,
+    clips_per_part: Annotated[int, typer.Option("--clips-per-part", min=1, help="Clips of a parquet part.")] = 64,
+    num_shards: Annotated[int, typer.Option("--num-shards", "--num_shards", min=1, help="Jobs of a job array.")] = 1,
+    shard: Annotated[int, typer.Option("--shard", min=0, help="Which of them this is, from 0.")] = 0,
+    outside_files: Annotated[
+        bool, typer.Option("--outside-files", help="Let a table name files outside its folder, and URLs.")
+    ] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Read all anew.")] = False,
+) -> None:
+    """
+    Read every clip of a folder, a table or a data set once, into a table of answers and a summary page.
+
+    A clip that cannot be read stands in the table with the reason. The same command again goes on where it stopped.
+
+    [bold]Examples[/]
+
+    triemo read clips/ --output results/
+
+    triemo read calls.csv --output results/ --group agent --time date
+
+    triemo read user/dataset --split test --column-map text=utterance --output results/
+
+    triemo read clips/ --output results/ --num-shards 16 --shard $SLURM_ARRAY_TASK_ID
+
+    accelerate launch --num_processes 4 -m triemo.serving.collection clips/ --output results/
+    """
+    with plain_errors():
+        from triemo.serving.collection.command import read
+
+        read(
+            source,
+            output,
+            transcripts=transcripts,
+            split=split,
+            column_map=column_map,
+            outside_files=outside_files,
+            model=model,
+            device=device,
+            group=group,
+            time_column=time,
+            num_shards=num_shards,
+            shard=shard,
+            workers=workers,
+            options={
+                **_clip_options(frames, not no_sound_track),
+                **({} if candidate_labels is None else {"candidate_labels": candidate_labels}),
+                **({} if min_score is None else {"min_score": min_score}),
+            },
+            clips_per_part=clips_per_part,
+            batch_size=batch_size,
+            restart=restart,
+        )
 
 
 @app.command("pack")

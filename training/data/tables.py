@@ -37,7 +37,7 @@ from triemo.training.data.splits import (
 )
 from triemo.training.data.text_tables import TEXT_FORMATS, check_encoding, text_rows
 
-__all__ = ["VALIDATION_SHARE", "TablePart", "load_table", "open_parts"]
+__all__ = ["VALIDATION_SHARE", "TablePart", "load_table", "open_parts", "rename_columns"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def load_table(
         raise ValueError(f"split: got {split!r}, expected one of {SPLIT_NAMES}")
     wanted = None if split is None else SPLIT_ALIASES[split]
     parts = [
-        part._replace(rows=_rename(part.rows, part.source, column_map))
+        part._replace(rows=rename_columns(part.rows, part.source, column_map))
         for part in open_parts(path_or_hub_id, encoding)
     ]
     for part in parts:
@@ -230,7 +230,8 @@ def _folder_of(source: str) -> Path:
 # What the rows hold -------------------------------------------------------------------------------------------
 
 
-def _rename(data: Dataset, source: str, column_map: Mapping[str, str] | None) -> Dataset:
+def rename_columns(data: Dataset, source: str, column_map: Mapping[str, str] | None) -> Dataset:
+    """Our names in place of a table's, from `{ours: theirs}`. Raises ValueError for a column that is not there."""
     for ours, theirs in (column_map or {}).items():
         names = data.column_names
         if theirs not in names:
