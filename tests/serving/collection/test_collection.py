@@ -140,7 +140,10 @@ def test_two_launched_processes_give_the_table_of_one(tiny_checkpoint, folder, w
     command = ["-m", "triemo.serving.collection", folder, "--output", tmp_path, "--model", tiny_checkpoint]
     printed = run_two_processes(*command, "--device", "cpu", "--clips-per-part", 2, "--batch-size", 2)
     assert f"8 of {COUNT} clips are read; 1 could not be" in printed
-    assert pq.read_table(tmp_path / "table.parquet").equals(pq.read_table(whole / "table.parquet"))
+    for row, expected in zip(rows_of(tmp_path), rows_of(whole), strict=True):
+        # Each with one thread, where the test's own process has two: sums are rounded in another order.
+        scores = {name: value for name, value in expected.items() if isinstance(value, float)}
+        assert row == expected | {name: pytest.approx(value, abs=1e-6) for name, value in scores.items()}
     assert (tmp_path / "summary.html").is_file()
 
 
