@@ -127,11 +127,11 @@ def print_dialogue(console: Console, report: DialogueReport) -> None:
     timed = any(one.start is not None for one in report.utterances)
     table = _table()
     for name in ("Turn", *(["Time"] if timed else [])):
-        table.add_column(name, justify="right")
-    table.add_column("Speaker", overflow="fold", max_width=16)
-    table.add_column("Emotion")
-    table.add_column("Score", justify="right")
-    table.add_column("Words", overflow="ellipsis", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("Speaker", no_wrap=True, max_width=12)
+    table.add_column("Emotion", no_wrap=True)
+    table.add_column("Score", justify="right", no_wrap=True)
+    table.add_column("Words", no_wrap=True, max_width=max(20, console.width - 48))
     turned = {point.turn for point in report.turning_points}
     for number, (one, answer) in enumerate(zip(report.utterances, report.answers, strict=True), start=1):
         cells = [str(number), *([clock(one.start)] if timed else []), escape(one.speaker or "?")]

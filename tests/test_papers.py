@@ -18,6 +18,7 @@ import torch
 from endpoint_service import serve
 from papers import PAPERS, ROOT, code_spans, commands, fenced, read_paper, run_python_block, sections
 from PIL import Image
+from test_dialogue_pipeline import tiny_head
 from tiny_checkpoint import save_tiny_checkpoint
 from tiny_data import write_voice
 from tiny_models import tiny_text_config
@@ -56,6 +57,8 @@ RUN = {
     "triemo predict a.mp4 b.wav c.jpg --json": "test_predict",
     "python training/finetune.py --table my.csv --output_dir runs/mine": "test_own_data",
     "triemo predict --model runs/mine clip.mp4": "test_own_data",
+    "triemo dialogue serving/assets/call.opus --transcript serving/assets/call.srt "
+    '--rule "anger rising for 2 turns" --output report/': "test_dialogue",
     "python training/evaluate_model.py --model runs/mine --table my.csv --split validation "
     "--output runs/mine/evaluation": "test_own_data",
     "python training/recipes/seed_spread.py runs/mine_1 runs/mine_2 runs/mine_3": "test_own_data",
@@ -85,6 +88,13 @@ NOT_RUN = {
         "needs a page; tests/serving/page/test_app.py"
     ),
     "curl -N $PAGE/gradio_api/call/emotions/$EVENT_ID": "needs a page; tests/serving/page/test_app.py",
+    "triemo dialogue call.wav --transcript call.json --diarization call.rttm --output report/": (
+        "tests/serving/timeline/test_dialogues.py"
+    ),
+    'triemo dialogue call.wav --transcript call.srt --rule "anger rising for 3 turns" --alert $URL': (
+        "tests/serving/test_dialogue.py"
+    ),
+    "triemo dialogue turns.jsonl --live": "tests/serving/test_dialogue.py",
     "triemo serve": "does not end; tests/serving/page/test_app.py opens the page",
     "triemo serve --model runs/mine --port 8080": "does not end",
     "triemo export --model runs/mine --output onnx/": "a minute; tests/serving/onnx/test_reader.py exports",
@@ -399,6 +409,20 @@ def test_predict(at_work, checkpoint):
     documents = json.loads(triemo("triemo predict a.mp4"))
     assert [document["file"] for document in documents] == ["a.mp4", "b.wav", "c.jpg"]
     assert documents[2]["label"] == "joy" and documents[2]["modalities"] == ["vision"]
+
+
+def test_dialogue(at_work):
+    """The made call: as many turns as the transcript, of two voices, and all files; by a tiny model, for speed."""
+    save_tiny_checkpoint(at_work / "dialogue" / "towers")
+    tiny_head(base_model_name_or_path="somebody/towers").save_pretrained(at_work / "dialogue" / "head")
+    printed = triemo("triemo dialogue serving/assets/call.opus", "--model", "dialogue/head", "--device", "cpu")
+    assert "call.opus: 15 turns" in printed and "by Agent" in printed and "by Customer" in printed
+    assert {file.name for file in (at_work / "report").iterdir()} == {
+        f"call.opus.{kind}" for kind in ("json", "csv", "png", "html")
+    }
+    turns = json.loads((at_work / "report" / "call.opus.json").read_text())["turns"]
+    assert all(turn["modalities"] == ["text", "audio"] and turn["end"] > turn["start"] for turn in turns)
+    assert [turn["speaker"] for turn in turns] == ["Agent", "Customer"] * 7 + ["Agent"]
 
 
 def test_python_of_the_readme(at_work, checkpoint):

@@ -6,6 +6,10 @@ A request is JSON:
     {"inputs": {"text": "...", "audio": "<base64>", "video": "data:video/mp4;base64,..."}, "parameters": {"top_k": 3}}
     {"inputs": [{"image": "https://..."}, "a sentence", ...]}
 
+and to a model of conversations, whose turns are told by what was said before and by whom:
+
+    {"inputs": {"turns": [{"speaker": "agent", "text": "..."}, {"speaker": "customer", "audio": "<base64>"}]}}
+
 Requests are answered from many threads: media are decoded side by side, the model takes one batch at a time, and who
 finds the house full, or would wait past the deadline, is told when to come again (`BusyError`, HTTP 503).
 
@@ -24,7 +28,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
@@ -35,7 +39,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 import av
 import torch
 from PIL import Image, UnidentifiedImageError
-from transformers import pipeline
+from transformers import PreTrainedConfig, pipeline
 
 __all__ = [
     "BusyError",
@@ -51,6 +55,8 @@ __all__ = [
 ]
 
 TASK = "multimodal-emotion-recognition"
+DIALOGUE_TASK = "conversational-emotion-recognition"
+DIALOGUE_MODEL = "TriemoForEmotionSequence"
 URL_SECONDS = 60.0  # for all of a download
 CONNECT_SECONDS = 10.0
 MOST_REDIRECTS = 4
@@ -60,8 +66,10 @@ SECONDS_AT_ONCE = 120.0
 DECODERS = 4  # at work at once: each may hold a video's frames in memory
 # Key of each modality's mask in the model's input; all zero is how an absent modality looks.
 MASKS = {"text": "attention_mask", "audio": "audio_attention_mask", "vision": "video_attention_mask"}
+MOST_NAME_CHARACTERS = 100  # of a speaker
 _MEDIA = ("audio", "image", "video")
 _SWITCHES = ("notes", "subsets")
+_DIALOGUE_SWITCHES = ("explain", "keep_empty", "notes")
 # Of 2000::/3, the one part of IPv6 that is given out: what leads elsewhere (6to4, Teredo), and what is for papers.
 _PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
 _SPECIAL_IPV6 = tuple(map(ipaddress.IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
@@ -76,6 +84,7 @@ class Limits:
 
     Args:
         inputs: in a list.
+        turns: of all dialogues together.
         characters: of a text.
         media_bytes: of all media together, decoded from base64.
         seconds: of a sound or a video.
@@ -87,6 +96,7 @@ class Limits:
     """
 
     inputs: int = 32
+    turns: int = 500
     characters: int = 10_000
     media_bytes: int = 50_000_000
     seconds: float = 120.0
@@ -129,10 +139,14 @@ class EndpointHandler:
         self.limits = limits or _limits_from_environment()
         self.allow_urls = os.environ.get("TRIEMO_ALLOW_URLS", "") == "1"
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.reader: Any = pipeline(TASK, model=path, trust_remote_code=True, device=device, dtype=torch.float32)
-        # Tokenizers change their own state in a call, so whoever decodes has a processor of their own.
+        fields, _ = PreTrainedConfig.get_config_dict(path)
+        self.reads_dialogues = DIALOGUE_MODEL in (fields.get("architectures") or ())
+        task = DIALOGUE_TASK if self.reads_dialogues else TASK
+        self.reader: Any = pipeline(task, model=path, trust_remote_code=True, device=device, dtype=torch.float32)
+        # Tokenizers change their own state in a call, so whoever decodes has a processor of their own. The turns of a
+        # dialogue are decoded as the model gets to them, by who has the model.
         self._decoders: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for _ in range(DECODERS):
+        for _ in range(0 if self.reads_dialogues else DECODERS):
             decoder = copy.copy(self.reader)
             decoder.processor = copy.deepcopy(self.reader.processor)
             self._decoders.put(decoder)
@@ -149,11 +163,15 @@ class EndpointHandler:
                 service makes of requests that are not JSON, are taken too.
                 `parameters`, optional: `top_k`, how many labels; `notes`, true for what was left out, cut or guessed;
                 `subsets`, true for the scores of every combination of the modalities too.
+                Of a model of conversations, `inputs` is a dialogue or a list of them: a dict with `turns`, each a dict
+                as above, with `speaker` besides, and, if you like, its name as `dialogue`. Its parameters are `top_k`,
+                `notes`, `explain` and `keep_empty`, as of its pipeline.
 
         Returns:
             `[{"label", "score"}, ...]`, best first, for one input, a list of these for a list. With `notes` or
             `subsets`, in place of each: `{"scores", "modalities", "notes"}`, with `subsets` also
-            `"subsets": [{"modalities", "scores"}, ...]`.
+            `"subsets": [{"modalities", "scores"}, ...]`. For a dialogue, a list with what its pipeline says of each
+            turn.
 
         Raises:
             ValueError: bad input, named; the service answers 400 with `{"error": message}`.
@@ -190,10 +208,14 @@ class EndpointHandler:
         if not isinstance(data, Mapping) or "inputs" not in data:
             raise ValueError('the request must be a JSON object with the key "inputs".')
         inputs = data["inputs"]
-        top_k, options = _checked_parameters(data.get("parameters"))
+        switches = _DIALOGUE_SWITCHES if self.reads_dialogues else _SWITCHES
+        top_k, options = _checked_parameters(data.get("parameters"), switches)
         many = isinstance(inputs, list)
         if many and not 1 <= len(inputs) <= self.limits.inputs:
             raise ValueError(f"inputs: expected 1 to {self.limits.inputs} in a list, got {len(inputs)}.")
+        if self.reads_dialogues:
+            answers = self._dialogues(inputs if many else [inputs], many, top_k, options, deadline)
+            return answers if many else answers[0]
         room = self.limits.media_bytes
         samples = {}
         for index, given in enumerate(inputs if many else [inputs]):
@@ -202,6 +224,49 @@ class EndpointHandler:
         rows = self._prepared(samples, deadline)
         answers = self._read(rows, top_k, options, deadline)
         return answers if many else answers[0]
+
+    def _dialogues(
+        self, inputs: list[Any], many: bool, top_k: int | None, options: set[str], deadline: float
+    ) -> list[Any]:
+        """What the pipeline says of each turn of each dialogue, all of them within the limits before one is read."""
+        room = self.limits.media_bytes
+        samples: dict[str, dict[str, Any]] = {}
+        dialogues = []
+        for index, given in enumerate(inputs):
+            where = f"inputs[{index}]" if many else "inputs"
+            is_dialogue = isinstance(given, Mapping) and isinstance(given.get("turns"), list)
+            if not is_dialogue or set(given) - {"turns", "dialogue"}:
+                raise ValueError(
+                    f"{where}: this model reads conversations, and expects an object with a list of turns."
+                )
+            turns = []
+            for number, turn in enumerate(given["turns"], start=1):
+                field = f"{where}, turn {number}"
+                if not isinstance(turn, Mapping):
+                    raise ValueError(f"{field}: expected an object, got {type(turn).__name__}.")
+                carried = {name: value for name, value in turn.items() if name != "speaker" and value is not None}
+                # What has nothing in it goes to the pipeline, which keeps it or names it.
+                sample, room = self._sample(carried, field, room, deadline) if carried else ({}, room)
+                samples[field] = sample
+                if len(samples) > self.limits.turns:
+                    raise ValueError(
+                        f"{where}: the dialogues of a request may have {self.limits.turns} turns together."
+                    )
+                turns.append({**sample, "speaker": _checked_speaker(turn.get("speaker"), field)})
+            dialogues.append({"turns": turns, "dialogue": given.get("dialogue", where)})
+        self._lengths(samples, deadline)
+        parameters = {"return_notes" if name == "notes" else name: True for name in options}
+        with self._the_model(deadline):
+            return [self.reader(one, **parameters, **({"top_k": top_k} if top_k else {})) for one in dialogues]
+
+    @contextmanager
+    def _the_model(self, deadline: float) -> Iterator[None]:
+        if not self._model.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise self._late()
+        try:
+            yield
+        finally:
+            self._model.release()
 
     def _retry_after(self) -> int:
         """Seconds in which about half of the requests here should be done."""
@@ -229,7 +294,8 @@ class EndpointHandler:
         present = {name: value for name, value in given.items() if value is not None}
         if unknown or not present:
             got = f"the keys {unknown}" if unknown else "none of them"
-            raise ValueError(f"{where}: an object may have the keys text, {', '.join(_MEDIA)}; got {got}.")
+            hint = "; turns are for a model of conversations" if "turns" in unknown else ""
+            raise ValueError(f"{where}: an object may have the keys text, {', '.join(_MEDIA)}; got {got}{hint}.")
         sample: dict[str, Any] = {}
         for name, value in present.items():
             field = f"{where}.{name}"
@@ -272,19 +338,7 @@ class EndpointHandler:
         except queue.Empty as error:
             raise self._late() from error
         try:
-            most = max(self.limits.total_seconds, self.limits.seconds)
-            left = most
-            lengths = []
-            for where, sample in samples.items():
-                media = [sample] if "bytes" in sample else [value for value in sample.values() if _is_file(value)]
-                lengths.append([check_media(one["bytes"], one["path"], self.limits) for one in media])
-                left -= sum(lengths[-1])
-                if left < 0:
-                    raise ValueError(
-                        f"{where}: the sounds and videos of a request may last {most:g} seconds together, and these "
-                        "last longer; send them one by one."
-                    )
-                self._check_time(deadline)
+            lengths = self._lengths(samples, deadline)
             rows = []
             for (where, sample), seconds in zip(samples.items(), lengths, strict=True):
                 try:
@@ -298,6 +352,23 @@ class EndpointHandler:
             return rows
         finally:
             self._decoders.put(decoder)
+
+    def _lengths(self, samples: Mapping[str, dict[str, Any]], deadline: float) -> list[list[float]]:
+        """Seconds of each sample's media. Raises ValueError for what is beyond the limits."""
+        most = max(self.limits.total_seconds, self.limits.seconds)
+        left = most
+        lengths = []
+        for where, sample in samples.items():
+            media = [sample] if "bytes" in sample else [value for value in sample.values() if _is_file(value)]
+            lengths.append([check_media(one["bytes"], one["path"], self.limits) for one in media])
+            left -= sum(lengths[-1])
+            if left < 0:
+                raise ValueError(
+                    f"{where}: the sounds and videos of a request may last {most:g} seconds together, and these "
+                    "last longer; send them one by one."
+                )
+            self._check_time(deadline)
+        return lengths
 
     def _check_time(self, deadline: float) -> None:
         if time.monotonic() > deadline:
@@ -320,12 +391,8 @@ class EndpointHandler:
 
     def _scores(self, rows: list["_Row"], top_k: int | None, deadline: float) -> Iterator[list[dict[str, Any]]]:
         for batch in _batches(rows):
-            if not self._model.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                raise self._late()
-            try:
+            with self._the_model(deadline):
                 outputs = self.reader.forward(self.reader.processor.pad([row.tensors for row in batch]))
-            finally:
-                self._model.release()
             for index in range(len(batch)):
                 row = {name: values[index : index + 1] for name, values in outputs.items()}
                 yield self.reader.postprocess(row, top_k=top_k)
@@ -589,21 +656,27 @@ def _check_pixels(width: int, height: int, name: str, limits: Limits) -> None:
         raise ValueError(f"{name}: at most {limits.pixels} pixels, got {width} x {height}.")
 
 
-def _checked_parameters(given: Any) -> tuple[int | None, set[str]]:
+def _checked_speaker(value: Any, name: str) -> str | int | None:
+    if value is None or isinstance(value, str | int) and len(str(value)) <= MOST_NAME_CHARACTERS:
+        return value
+    raise ValueError(f"{name}: a speaker is a name of at most {MOST_NAME_CHARACTERS} characters, or a number.")
+
+
+def _checked_parameters(given: Any, switches: Sequence[str]) -> tuple[int | None, set[str]]:
     """`top_k`, and which of the switches are on."""
     given = {} if given is None else given
     if not isinstance(given, Mapping):
         raise ValueError(f"parameters: expected an object, got {type(given).__name__}.")
-    unknown = sorted(set(given) - {"top_k", *_SWITCHES})
+    unknown = sorted(set(given) - {"top_k", *switches})
     if unknown:
-        raise ValueError(f"parameters: got {unknown}, expected top_k, {' or '.join(_SWITCHES)}.")
+        raise ValueError(f"parameters: got {unknown}, expected top_k, {' or '.join(switches)}.")
     top_k = given.get("top_k")
     if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
         raise ValueError(f"parameters.top_k: expected a whole number of at least 1, got {top_k!r}.")
-    for name in _SWITCHES:
+    for name in switches:
         if not isinstance(given.get(name) or False, bool):
             raise ValueError(f"parameters.{name}: expected true or false, got {given[name]!r}.")
-    return top_k, {name for name in _SWITCHES if given.get(name)}
+    return top_k, {name for name in switches if given.get(name)}
 
 
 def _limits_from_environment() -> Limits:

@@ -138,7 +138,7 @@ class _RefusedError(Exception):
 
 def most_body_bytes(limits: Limits) -> int:
     """Of a request in JSON: its media in base64, broken into lines, and its texts with every character escaped."""
-    return limits.media_bytes * 3 // 2 + limits.inputs * (limits.characters * 12 + 1000) + 10_000
+    return limits.media_bytes * 3 // 2 + max(limits.inputs, limits.turns) * (limits.characters * 12 + 1000) + 10_000
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
