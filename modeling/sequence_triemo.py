@@ -201,8 +201,8 @@ class TriemoForEmotionSequence(TriemoPreTrainedModel):
             unread = sum(model.embed_unimodal(m, output).sum() for m, output in outputs.items())
             first = next(iter(joint))
             joint[first] = joint[first] + 0.0 * unread
-        states = {m: state.view(batch, steps, -1) for m, state in joint.items()}
-        return states, {m: mask.view(batch, steps) for m, mask in flat.masks.items()}
+        states = {m: state.reshape(batch, steps, -1) for m, state in joint.items()}
+        return states, {m: mask.reshape(batch, steps) for m, mask in flat.masks.items()}
 
     def gather_clips(self, outputs: Any, index: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Fused states (U, D) and `utterance_index` (B, N) -> states (B, N, D), zero at padding, and mask (B, N)."""
@@ -240,7 +240,7 @@ def check_utterances(given: ModalityInputs, stated: torch.Tensor | None = None) 
                 "zeros may stand at a dialogue's end alone."
             )
         return there.long()
-    after = some.flip(1).cummax(1).values.flip(1)
+    after = some.flip(1).long().cumsum(1).flip(1) > 0
     if not torch.compiler.is_compiling():
         empty = (after & ~some).nonzero()
         if len(empty):

@@ -25,7 +25,7 @@ from triemo.training.export.faces import export_face_networks
 from triemo.training.export.graph import TriemoGraph
 from triemo.training.export.rewrites import quantize_int8, skip_absent_towers, tower_states
 
-__all__ = ["OPSET", "TOLERANCE", "describe", "example_inputs", "export_onnx", "largest_difference"]
+__all__ = ["OPSET", "TOLERANCE", "describe", "example_inputs", "export_onnx", "largest_difference", "write_graph"]
 
 OPSET = 21  # the first in which blocks of a weight have scales of their own
 TOLERANCE = 1e-4  # of the logits, against torch
@@ -72,7 +72,8 @@ def export_onnx(
         progress(f"Writing the graph of {', '.join(config.modalities)}")
         inputs = example_inputs(model, processor)
         graph = TriemoGraph(model, processor.feature_extractor).eval()
-        _write_graph(graph, inputs, config.modalities, work / GRAPHS["fp32"], metadata)
+        outputs = ["logits", *(f"{modality}_embeds" for modality in config.modalities)]
+        write_graph(graph, inputs, outputs, work / GRAPHS["fp32"], metadata)
         states = tower_states(work / GRAPHS["fp32"], config.modalities)
         if int8:
             progress("Reducing its weights to 8 bits")
@@ -173,9 +174,10 @@ def _ragged(batch: int, steps: int) -> torch.Tensor:
     return (torch.arange(steps) < lengths[:, None]).long()
 
 
-def _write_graph(
-    graph: torch.nn.Module, inputs: dict[str, torch.Tensor], modalities: Any, file: Path, metadata: dict[str, Any]
+def write_graph(
+    graph: torch.nn.Module, inputs: dict[str, torch.Tensor], outputs: list[str], file: Path, metadata: dict[str, Any]
 ) -> None:
+    """A graph whose inputs' first two axes, of samples and steps, are of any size; and its metadata."""
     dynamic = torch.export.Dim.DYNAMIC
     program = torch.onnx.export(
         graph,
@@ -185,7 +187,7 @@ def _write_graph(
         opset_version=OPSET,
         dynamic_shapes={name: {0: dynamic, 1: dynamic} for name in inputs},
         input_names=list(inputs),
-        output_names=["logits", *(f"{modality}_embeds" for modality in modalities)],
+        output_names=outputs,
     )
     if program is None:
         raise ValueError("torch.onnx.export gave no graph.")
