@@ -4,6 +4,9 @@
     torchrun --nproc_per_node 2 training/evaluate_model.py --model checkpoints/triemo-small --corpora ravdess,fer2013
     python training/evaluate_model.py --model runs/calls --table calls.csv --calibrate
 
+With --calibrate, `min_score` is set as well: the score from which on answers are right in --selective_accuracy of the
+validation rows; those below it are called uncertain.
+
 A subset is scored on the rows that have all of it, `present` on every row with whatever it has. Unreadable media are
 an error: a figure over the rest would be another figure.
 """
@@ -22,11 +25,12 @@ from transformers import HfArgumentParser
 
 from triemo.training.arguments import check_source
 from triemo.training.common import command_line, write_json
-from triemo.training.data.collation import EmotionCollator
+from triemo.training.data.collation import MASKS, EmotionCollator
 from triemo.training.evaluation import EvaluationDataArguments, load_parts
 from triemo.training.metrics.calibration import FEWEST_ROWS, calibration_temperature, groups_of
-from triemo.training.metrics.plots import check_matplotlib, plot_scores
+from triemo.training.metrics.plots import check_matplotlib, plot_risk_coverage, plot_scores
 from triemo.training.metrics.scores import EmotionMetric, rounded
+from triemo.training.metrics.selection import pick_min_score, risk_coverage, selective_accuracy
 from triemo.training.metrics.subsets import PRESENT, predict_subsets
 from triemo.training.sources import check_labels
 from triemo.training.start import load_model
@@ -47,7 +51,11 @@ class EvaluationArguments(EvaluationDataArguments):
         default="gender", metadata={"help": "Column by which scores are also given, where there is one."}
     )
     calibrate: bool = field(
-        default=False, metadata={"help": "Fit the temperature on the validation split and store it in config.json."}
+        default=False,
+        metadata={"help": "Fit temperature and min_score on the validation split and store them in config.json."},
+    )
+    selective_accuracy: float = field(
+        default=0.9, metadata={"help": "Share of right answers among those that --calibrate lets be certain."}
     )
     plot: bool = field(default=True, metadata={"help": "Draw the pictures."})
 
@@ -56,6 +64,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Returns what `evaluation.json` holds."""
     (args,) = HfArgumentParser(EvaluationArguments).parse_args_into_dataclasses(argv, look_for_args_file=False)
     check_source(args.table, args.corpora)
+    if not 0 < args.selective_accuracy <= 1:
+        raise ValueError(f"selective_accuracy: got {args.selective_accuracy}, expected above 0 and at most 1.")
     if args.plot and args.output:
         check_matplotlib()
     state = PartialState(cpu=args.use_cpu)
@@ -77,6 +87,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if args.calibrate:
         result["calibration"] = calibrate(model, collator, args, state)
     result["temperature"] = config.calibration_temperature
+    result["min_score"] = config.min_score
     parts = load_parts(args, args.split)
     result["parts"] = {
         name: evaluate_rows(model, collator, data, state, args.batch_size, args.group) for name, data in parts.items()
@@ -92,6 +103,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             if args.plot and problem == "single_label_classification":
                 for name, scores in result["parts"].items():
                     plot_scores(scores["subsets"], result["labels"], name, folder / f"{name}.png")
+                    curves = {subset: row["risk_coverage"] for subset, row in scores["subsets"].items()}
+                    plot_risk_coverage(curves, args.selective_accuracy, name, folder / f"{name}_risk_coverage.png")
     state.wait_for_everyone()
     return result
 
@@ -115,6 +128,7 @@ def evaluate_rows(
 ) -> dict[str, Any]:
     """
     Scores by subset: `{"samples", "left_out", "several_labels", "subsets": {"text": {...}, ..., "present": {...}}}`.
+    Of one class a row also `risk_coverage` and, with the model's `min_score`, the `selective` coverage and accuracy.
 
     Raises:
         ValueError: naming the row of an unknown label or of media that cannot be read; no row left to score.
@@ -135,6 +149,12 @@ def evaluate_rows(
             groups=[groups[index] if groups else "" for index in scored],
         )
         subsets[name] = rounded(metric.compute(labels=list(model.config.label2id)))
+        if is_single:
+            rows_of_subset = [by_row[index] for index in scored]
+            subsets[name]["risk_coverage"] = rounded(risk_coverage(rows_of_subset, targets[scored]))
+            if name != PRESENT:  # whose rows have different thresholds
+                least = model.config.min_score_of([modality in name.split("+") for modality in MASKS])
+                subsets[name]["selective"] = rounded(selective_accuracy(rows_of_subset, targets[scored], least))
     if not subsets:
         raise ValueError("rows: got none that can be scored, expected some.")
     several = int((targets < 0).sum()) if is_single else 0
@@ -145,6 +165,7 @@ def calibrate(model: Any, collator: EmotionCollator, args: EvaluationArguments, 
     """
     Fit a temperature for each subset on the validation rows, corpora counting alike; store them by the weights. It is
     1 where it does not help speakers, dialogues or rows that it was not fitted to; a subset of too few rows gets none.
+    With it goes the `min_score` from which on answers are right often enough; a subset where none is has none.
     """
     if collator.problem_type != "single_label_classification":
         raise ValueError(f"calibrate: fits one class a row, got a model for {collator.problem_type}.")
@@ -166,16 +187,27 @@ def calibrate(model: Any, collator: EmotionCollator, args: EvaluationArguments, 
             weights += [1 / len(scored)] * len(scored)
     present = len(found.pop(PRESENT)[0])
     before, after = model.config.calibration_temperature, {}
+    least: dict[str, dict[str, float] | None] = {}
     for name, (logits, labels, members, weights) in found.items():
         fitted = calibration_temperature(logits, labels, members, weights)
         if fitted is not None:
             after[name] = fitted
+            scaled = np.asarray(logits) / fitted
+            least[name] = rounded(pick_min_score(scaled, labels, args.selective_accuracy, weights))
     if not after:
         raise ValueError(f"calibrate: got {present} validation rows of one class, expected {FEWEST_ROWS} or more.")
     model.config.calibration_temperature = after
+    model.config.min_score = {name: picked["min_score"] for name, picked in least.items() if picked is not None}
+    stored = {"calibration_temperature": after, "min_score": model.config.min_score}
     if state.is_main_process:
-        write_json(file, json.loads(file.read_text(encoding="utf-8")) | {"calibration_temperature": after})
-    return {"before": before, "after": after, "samples": present}
+        write_json(file, json.loads(file.read_text(encoding="utf-8")) | stored)
+    return {
+        "before": before,
+        "after": after,
+        "samples": present,
+        "selective_accuracy": args.selective_accuracy,
+        "selected": least,
+    }
 
 
 def table_of(name: str, scores: dict[str, Any]) -> str:
@@ -188,6 +220,12 @@ def table_of(name: str, scores: dict[str, Any]) -> str:
     for subset, row in scores["subsets"].items():
         cells = "".join(f"{row.get(column, float('nan')):13.4g}" for column in shown)
         lines.append(f"{subset:18}{cells}")
+    for subset, row in scores["subsets"].items():
+        chosen = row.get("selective", {"min_score": 0})
+        if chosen["min_score"] > 0:
+            accuracy = "none" if chosen["accuracy"] is None else f"{100 * chosen['accuracy']:.1f} %"
+            coverage = f"{100 * chosen['coverage']:.1f} % reach the least score {chosen['min_score']:.3f}"
+            lines.append(f"{subset}: {coverage}; of these {accuracy} are right")
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ from tiny_data import write_table
 from two_processes import run_two_processes
 
 from triemo.modeling import TriemoForEmotionClassification
+from triemo.processing import MultimodalEmotionRecognitionPipeline
 from triemo.training.evaluate_model import main
 from triemo.training.metrics import plots as evaluation_plot
 from triemo.training.metrics.scores import EmotionMetric, scores_for_trainer
@@ -166,10 +167,36 @@ def test_the_temperature_is_fitted_on_validation_and_stored(place, tmp_path):
     assert config["calibration_temperature"] == result["calibration"]["after"] == result["temperature"]
     assert list(result["temperature"]) == ["text"] and result["temperature"]["text"] != 1.0
     assert result["calibration"]["samples"] == 60  # the validation rows, not the test's
+    # Random weights are nowhere right in nine of ten cases, so no answer is called certain by that.
+    assert result["calibration"]["selected"] == {"text": None} and config["min_score"] == result["min_score"] == {}
     assert not list(copy.glob("*.part"))
     table.write_text("\n".join(["text,label,split", *rows[:40], rows[-1]]) + "\n")
     with pytest.raises(ValueError, match="got 38 validation rows.*expected 50"):
         main(arguments(place, **options))
+
+
+def test_the_least_score_is_picked_on_validation_stored_and_reported(place, tmp_path):
+    """Of rows that have the label which random weights answer with."""
+    copy = save_tiny_checkpoint(place / "selective")
+    table = tmp_path / "table.csv"
+    answer = MultimodalEmotionRecognitionPipeline(
+        model=TriemoForEmotionClassification.from_pretrained(copy), processor=tiny_processor()
+    )
+    sentences = ("i am so happy", "what a day", "not fine")
+    texts = [f"{words} {letter}" for words in sentences for letter in "abcdefghijklmnopqr"]
+    labels = [found[0]["label"] for found in answer([{"text": text} for text in texts], batch_size=32)]
+    labels[0] = "joy" if labels[0] != "joy" else "fear"
+    rows = [f"{text},{label},validation" for text, label in zip(texts, labels, strict=True)]
+    table.write_text("\n".join(["text,label,split", *rows, f"{texts[1]},{labels[1]},test"]) + "\n")
+    result = main(arguments(place, "selective", model=copy, table=table, calibrate="true", batch_size=32))
+    (picked,) = result["calibration"]["selected"].values()
+    assert picked["accuracy"] >= 0.9 and picked["coverage"] >= 50 / 54
+    config = json.loads((copy / "config.json").read_text())
+    assert config["min_score"] == result["min_score"] == {"text": picked["min_score"]}
+    scored = result["parts"]["table"]["subsets"]["text"]
+    assert scored["selective"]["min_score"] == picked["min_score"]
+    assert scored["risk_coverage"]["risk"] == [0.0] and scored["risk_coverage"]["area"] == 0.0
+    assert (place / "selective" / "table_risk_coverage.png").is_file()
 
 
 def test_a_table_without_splits_is_scored_on_the_rows_that_training_left_out_or_on_all_by_name(place, tmp_path):

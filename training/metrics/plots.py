@@ -1,4 +1,4 @@
-"""A picture of an evaluation: scores by subset, and the confusion matrix of all that is present."""
+"""Pictures of an evaluation: scores by subset, the confusion matrix of all that is present, risk by coverage."""
 
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["check_matplotlib", "plot_scores"]
+__all__ = ["check_matplotlib", "plot_risk_coverage", "plot_scores"]
 
 
 def check_matplotlib() -> None:
@@ -26,7 +26,6 @@ def plot_scores(subsets: Mapping[str, Mapping[str, Any]], labels: Sequence[str],
         title: what was scored.
         file: PNG to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5), layout="constrained")
@@ -54,6 +53,40 @@ def plot_scores(subsets: Mapping[str, Mapping[str, Any]], labels: Sequence[str],
     for row, column in np.ndindex(*counts.shape):
         shade = "white" if shares[row, column] > 0.6 else "black"
         matrix.text(column, row, str(counts[row, column]), ha="center", va="center", color=shade, fontsize=8)
+
+    _write(figure, file)
+
+
+def plot_risk_coverage(
+    curves: Mapping[str, Mapping[str, Sequence[float]]], accuracy: float, title: str, file: Path
+) -> None:
+    """
+    The share of wrong answers as rows with the lowest scores are left unanswered, a line for each subset.
+
+    Args:
+        curves: by subset, from `risk_coverage`.
+        accuracy: that is aimed at, drawn as a line.
+        title: what was scored.
+        file: PNG to write.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, curve in curves.items():
+        axes.plot(curve["coverage"], curve["risk"], label=f"{name} (area {curve['area']:.3f})")
+    axes.axhline(1 - accuracy, color="grey", linestyle="--", linewidth=1)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("coverage: share of rows with an answer that is not uncertain")
+    axes.set_ylabel("risk: share of these that is wrong")
+    axes.set_title(title)
+    axes.legend(fontsize=8)
+    _write(figure, file)
+
+
+def _write(figure: Any, file: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     part = file.with_name(file.name + ".part")
     FigureCanvasAgg(figure).print_png(str(part))
