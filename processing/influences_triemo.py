@@ -3,13 +3,13 @@
 Shape legend: N turns, R rows of a batch, n turns of a row, C classes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
 
 import torch
 
 from .contributions_triemo import shapley_values
+from .explanations_triemo import subsets_of
 
 __all__ = ["CONTEXT", "Influences", "explain_dialogue"]
 
@@ -85,7 +85,7 @@ def explain_dialogue(
     for turn in range(count):
         present = tuple(name for name, mask in here.items() if mask[turn])
         players = (*present, CONTEXT) if count > 1 else present
-        worth[turn] = dict.fromkeys(_subsets(players), 0.0)
+        worth[turn] = dict.fromkeys(subsets_of(players), 0.0)
         if players == (*present, CONTEXT):
             worth[turn][players] = float(whole[turn, place[turn]])
             worth[turn][(CONTEXT,)] = float(without[turn, place[turn]])
@@ -113,7 +113,3 @@ def explain_dialogue(
         shapley_values(values, alone) if values else {} for values, alone in zip(worth, empty.tolist(), strict=True)
     ]
     return Influences(effects, shares, empty)
-
-
-def _subsets(players: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    return (subset for size in range(1, len(players) + 1) for subset in combinations(players, size))

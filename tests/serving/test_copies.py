@@ -7,6 +7,7 @@ import torch
 from tiny_models import tiny_config
 
 from triemo.modeling.inputs_triemo import MASKS as MODEL_MASKS
+from triemo.processing import explanations_triemo, samples_triemo
 from triemo.serving import reading
 from triemo.serving.endpoint import handler
 from triemo.training.data import collation
@@ -15,7 +16,7 @@ onnx_reader = pytest.importorskip("triemo.serving.onnx.reader", reason="needs th
 
 
 def test_masks():
-    assert list(MODEL_MASKS.items()) == list(reading.MASKS.items()) == list(handler.MASKS.items())
+    assert list(MODEL_MASKS.items()) == list(samples_triemo.MASKS.items()) == list(handler.MASKS.items())
 
 
 @pytest.mark.parametrize("present", list(product([False, True], repeat=3)))
@@ -27,8 +28,8 @@ def test_present_modalities_and_their_subsets(present):
         assert reading.present_modalities(tensors) == collation.present_modalities(tensors) == names
         assert reading.present_modalities({mask: row.numpy() for mask, row in tensors.items()}) == names
         assert handler.present_modalities(tensors) == names
-    assert handler.subsets_of(names) == reading.subsets_of(names)
-    assert len(reading.subsets_of(names)) == 2 ** len(names) - 1
+    assert handler.subsets_of(names) == explanations_triemo.subsets_of(names)
+    assert len(explanations_triemo.subsets_of(names)) == 2 ** len(names) - 1
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3, {"text": 1.5, "text+vision": 0.5, "text+audio+vision": 2}])
