@@ -22,7 +22,7 @@ INFLUENCE_METHOD = (
     "occlusion: by how much the score of a turn's emotion changes when an earlier turn carries nothing, added up over "
     "the earlier turns of one speaker, and averaged over the turns of the other"
 )
-_TURNS_AROUND = 3  # of a speaker's own, before and after a turning point
+_TURNS_BEFORE = 3  # of a speaker's own, that a turning point is told from
 _LEAST_CHANGE = 0.3  # total variation distance, 0 to 1
 _INFLUENCES_SHOWN = 5
 _COLOURS = {
@@ -50,8 +50,9 @@ class TurningPoint:
     """
     Args:
         turn: the first of the new emotion.
-        before, after: the emotion of the speaker's turns before, and from here on: up to three of them each.
-        change: total variation distance of the mean scores before and after, 0 to 1.
+        before: the emotion of the speaker's turns before, up to three of them, since the turning point before.
+        after: that of this turn; the speaker's next turn does not go back to the one before.
+        change: total variation distance between their mean scores and this turn's, 0 to 1.
     """
 
     turn: int
@@ -249,23 +250,21 @@ def _turning_points(
     answers: Sequence[Mapping[str, Any]],
     utterances: Sequence[Utterance],
 ) -> list[TurningPoint]:
-    """Of one speaker, the largest changes first; around each no other one."""
-    found: list[tuple[float, int, str, str]] = []
+    """Of one speaker. A turn after which the emotion is at once what it was before is none."""
+    points: list[TurningPoint] = []
+    since = 0
     for place in range(1, len(indices)):
-        before = np.mean([scores[i] for i in indices[max(0, place - _TURNS_AROUND) : place]], axis=0)
-        after = np.mean([scores[i] for i in indices[place : place + _TURNS_AROUND]], axis=0)
-        change = 0.5 * float(np.abs(after - before).sum())
-        if change >= _LEAST_CHANGE and before.argmax() != after.argmax():
-            found.append((change, place, labels[before.argmax()], labels[after.argmax()]))
-    kept: list[tuple[float, int, str, str]] = []
-    for one in sorted(found, key=lambda one: (-one[0], one[1])):
-        if all(abs(one[1] - other[1]) >= _TURNS_AROUND for other in kept):
-            kept.append(one)
-    return [
-        TurningPoint(index + 1, utterances[index].start, _name(answers[index]), before, after, change)
-        for change, place, before, after in kept
-        for index in [indices[place]]
-    ]
+        index = indices[place]
+        before = np.mean([scores[i] for i in indices[max(since, place - _TURNS_BEFORE) : place]], axis=0)
+        old, new = before.argmax(), scores[index].argmax()
+        following = indices[place + 1 : place + 2]
+        goes_back = any(scores[i].argmax() == old for i in following)
+        change = 0.5 * float(np.abs(scores[index] - before).sum())
+        if new != old and change >= _LEAST_CHANGE and not goes_back:
+            speaker, start = _name(answers[index]), utterances[index].start
+            points.append(TurningPoint(index + 1, start, speaker, labels[old], labels[new], change))
+            since = place
+    return points
 
 
 def _influence(

@@ -43,9 +43,17 @@ def test_arcs_and_turning_points(report):
     assert report.means["agent"] == pytest.approx({"anger": 0.1, "joy": 0.2, "neutral": 0.7})
     first, second = report.turning_points
     assert (first.turn, first.start, first.before, first.after) == (8, 7, "neutral", "anger")
-    assert first.change == pytest.approx(0.7)  # mean of three before: .1 .1 .8; after: .8 .033 .167
+    assert first.change == pytest.approx(0.6)  # before .1 .1 .8, here .7 .1 .2
     assert (second.turn, second.before, second.after) == (14, "anger", "joy")
+    assert second.change == pytest.approx(0.8 - 0.1 / 3)  # before, of three: .8 .033 .167; here .1 .8 .1
     assert all(point.speaker == "customer" for point in report.turning_points)
+
+
+def test_one_odd_turn_is_no_turning_point_and_what_follows_one_is_told_from_it():
+    series = [(0.1, 0.1), (0.9, 0.0), (0.1, 0.1), (0.9, 0.0), (0.1, 0.9), (0.0, 1.0)]
+    answers = [answer("ann", *scores) for scores in series]
+    points = make_report("x", LABELS, [Utterance()] * 6, answers).turning_points
+    assert [(p.turn, p.before, p.after) for p in points] == [(4, "neutral", "anger"), (5, "anger", "joy")]
 
 
 def test_who_moved_whom_counts_earlier_turns_alone(report):
