@@ -1,6 +1,7 @@
 """Still images from whatever people hold them in, always as an upright RGB picture."""
 
 import struct
+import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,11 +61,11 @@ def load_image(source: Any) -> Image.Image:
             size beyond `MediaLimits`.
     """
     if isinstance(source, Image.Image):
-        return _rgb(source, "the given PIL image")
+        return _within_limits(source, "the given PIL image")
     if is_tensor(source):
-        return _rgb(_from_array(_channels_last(source)), "the given tensor")
+        return _within_limits(_from_array(_channels_last(source)), "the given tensor")
     if isinstance(source, np.ndarray):
-        return _rgb(_from_array(source), "the given array")
+        return _within_limits(_from_array(source), "the given array")
     if not is_media_source(source):
         raise ValueError(
             'An image must be a path, URL, bytes, {"bytes", "path"}, PIL image, NumPy array or torch tensor, got '
@@ -95,17 +96,40 @@ def open_image(file: BinaryIO, name: str) -> Iterator[Image.Image]:
     """
     file.seek(0)
     try:
-        with Image.open(file, formats=_known_formats()) as image:
+        with _PILLOWS_LIMIT.lifted(), Image.open(file, formats=_known_formats()) as image:
             current_limits().check_size(image.width, image.height, name)
             yield image
     except UnidentifiedImageError as error:
         raise ValueError(f"Cannot read an image from {name}: not an image file.") from error
     except MediaLimitError:
         raise
-    except Image.DecompressionBombError as error:
-        raise MediaLimitError(f"Cannot read an image from {name}: {error}.") from error
     except _BROKEN as error:
         raise ValueError(f"Cannot read an image from {name}: {error}.") from error
+
+
+class _PillowsLimit:
+    """Pillow's own limit of pixels, of which a process has one. While any thread reads a picture here it is lifted:
+    `MediaLimits` stands in its place, and who raises that limit has raised them all."""
+
+    def __init__(self) -> None:
+        self._lock, self._readers, self._own = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        with self._lock:
+            if self._readers == 0:
+                self._own, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers -= 1
+                if self._readers == 0:
+                    Image.MAX_IMAGE_PIXELS = self._own
+
+
+_PILLOWS_LIMIT = _PillowsLimit()
 
 
 @lru_cache(maxsize=1)
@@ -247,6 +271,11 @@ def _eight_bits(array: np.ndarray) -> np.ndarray:
 
 def _from_16_bits(array: np.ndarray) -> np.ndarray:
     return np.round(np.clip(array, 0, 65535) / 257).astype(np.uint8)
+
+
+def _within_limits(image: Image.Image, name: str) -> Image.Image:
+    current_limits().check_size(image.width, image.height, name)
+    return _rgb(image, name)
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:

@@ -54,7 +54,8 @@ class MediaLimits:
     What a file may ask for before it is refused. The defaults let through what phones and cameras make.
 
     Each field can be raised or lowered by `media_limits`, by the `limits` of the processor and the pipeline, and for a
-    whole process by the environment variable TRIEMO_MAX_<FIELD>, such as TRIEMO_MAX_SECONDS.
+    whole process by the environment variable TRIEMO_MAX_<FIELD>, such as TRIEMO_MAX_SECONDS. Page and endpoint have
+    lower ones of their own for some fields, which the same variables set.
 
     Args:
         seconds: of sound. Three hours at 16 kHz are 0.7 GB.
@@ -119,21 +120,26 @@ def current_limits() -> MediaLimits:
 
 
 @contextmanager
-def media_limits(**changes: Any) -> Iterator[MediaLimits]:
+def media_limits(limits: MediaLimits | Mapping[str, Any] | None = None, **changes: Any) -> Iterator[MediaLimits]:
     """
     Other limits for all media that are read inside the block, by this thread.
 
     Args:
+        limits: a whole set, or fields of it; None for those in force.
         changes: fields of `MediaLimits`; those not given stay as they are.
 
     Raises:
-        ValueError: an unknown field or a value that is no positive number.
+        ValueError: neither of these, an unknown field or a value that is no positive number.
     """
-    unknown = sorted(set(changes) - {field.name for field in fields(MediaLimits)})
+    if not (limits is None or isinstance(limits, (MediaLimits, Mapping))):
+        raise ValueError(f"limits: expected MediaLimits or a dict of its fields, got {type(limits).__name__}.")
+    given = limits if isinstance(limits, MediaLimits) else current_limits()
+    changes = {**(limits if isinstance(limits, Mapping) else {}), **changes}
+    unknown = sorted(set(map(str, changes)) - {field.name for field in fields(MediaLimits)})
     if unknown:
         known = ", ".join(field.name for field in fields(MediaLimits))
         raise ValueError(f"limits: got {unknown}, expected any of {known}.")
-    token = _LIMITS.set(replace(current_limits(), **changes))
+    token = _LIMITS.set(replace(given, **changes))
     try:
         yield current_limits()
     finally:

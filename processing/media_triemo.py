@@ -491,13 +491,13 @@ def upright(frame: Any) -> np.ndarray:
     The matrix maps stored to shown positions, x' = a x + c y and y' = b x + d y (FFmpeg, libavutil/display.h); as
     players do, it is rounded to quarter turns. Frames of 4,096 pixels or more are shrunk as stills are.
     """
+    # PyAV ties a frame and its side data in a cycle, and a frame keeps its decoder with all its threads until the
+    # garbage collector comes by: so a small copy is asked, which has the same.
+    turned = frame.reformat(width=8, height=8, interpolation="POINT").side_data
     factor = shrink_factor(frame.width, frame.height)
     if factor > 1:
         width, height = max(1, frame.width // factor), max(1, frame.height // factor)
-        turned = frame.side_data
         frame = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
-    else:
-        turned = frame.side_data
     pixels = frame.to_ndarray(format="rgb24")
     side_data = turned.get(import_av().sidedata.sidedata.Type.DISPLAYMATRIX) if turned else None
     if side_data is None:

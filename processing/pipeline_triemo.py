@@ -11,7 +11,7 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
 from .explanations_triemo import explain_sample
-from .media_sources_triemo import media_limits
+from .media_sources_triemo import MediaLimits, media_limits
 from .presence_triemo import NothingToReadError, say_once
 from .samples_triemo import (
     MASKS,
@@ -54,7 +54,7 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         use_sound_track: whether the sound of a video counts (default True).
         sampling_rate: of sound given as an array, in Hz.
         num_frames, frame_rate: how frames are taken from videos.
-        limits: fields of `MediaLimits`, such as `{"seconds": 60}`.
+        limits: `MediaLimits`, or fields of it such as `{"seconds": 60}`.
         return_notes: answer with `{"scores", "modalities", "notes", "uncertain"}`: besides the list of scores, what it
             was read from and what was noticed of the input (`TriemoProcessor`). Otherwise each kind of note is logged
             once.
@@ -108,7 +108,7 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         return super().__call__(inputs, *args, **kwargs)
 
     def preprocess(
-        self, input_: Any, limits: Mapping[str, float] | None = None, **parameters: Any
+        self, input_: Any, limits: MediaLimits | Mapping[str, float] | None = None, **parameters: Any
     ) -> dict[str, torch.Tensor]:
         """
         One input to the tensors of a batch of one, and with `return_notes=True` its `notes`, a list of one list; with
@@ -117,7 +117,7 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         Raises:
             ValueError: bad input, or nothing to read from (`NothingToReadError`).
         """
-        with media_limits(**(limits or {})):
+        with media_limits(limits):
             given = read_input(input_)
         # A list in a batch of one is one clip's frames or one sound's samples, not a batch.
         given = {name: [value] for name, value in given.items()}

@@ -5,7 +5,8 @@ Shapes: B samples; each modality keeps its own length and is padded to the longe
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,13 @@ import torch
 from transformers import BatchFeature, ProcessorMixin
 from transformers.utils import TensorType, logging
 
-from .media_sources_triemo import fetch, is_media_source, media_limits
+from .media_sources_triemo import MediaLimits, fetch, is_media_source, media_limits
 from .media_triemo import is_rated_array, load_audio
 from .pictures_triemo import DEFAULT_IMAGE_SETTINGS
 from .presence_triemo import NothingToReadError, check_text, is_absent, name_emoji, say_once, unheard, unknown_words
 from .samples_triemo import MASKS, TOLD, has_sound, sample_frames, stack_padded
 
-__all__ = ["TriemoProcessor"]
+__all__ = ["TriemoProcessor", "with_named_emoji"]
 
 logger = logging.get_logger(__name__)
 
@@ -99,7 +100,7 @@ class TriemoProcessor(ProcessorMixin):
         sampling_rate: int | None = None,
         use_sound_track: bool = True,
         text_windows: bool = False,
-        limits: Mapping[str, float] | None = None,
+        limits: MediaLimits | Mapping[str, float] | None = None,
         return_notes: bool = False,
         return_tensors: str | TensorType | None = "pt",
         **kwargs: Any,
@@ -123,7 +124,7 @@ class TriemoProcessor(ProcessorMixin):
             text_windows: keep text beyond the tokenizer's limit as further windows, one after the other in the same
                 row, each as long as the limit and with its own special tokens. The pipeline reads one after the other;
                 the model alone refuses more than its positions. By default it is cut, and the caller is told how much.
-            limits: fields of `MediaLimits`, for this call.
+            limits: `MediaLimits`, or fields of it as a dict, for this call.
             return_notes: add `notes`, a list for each sample of what was noticed: what counts as absent and why, what
                 was cut, how many faces there were. They are no tensors and not for the model; each begins with
                 "text:", "audio:" or "vision:". Otherwise each kind is logged once.
@@ -165,7 +166,7 @@ class TriemoProcessor(ProcessorMixin):
         frames, waveforms = [], []
         for row in range(size):
             try:
-                with media_limits(**(limits or {})):
+                with media_limits(limits):
                     clip = fetch(clips[row])  # once, for frames and sound
                     frames.append(sample_frames(stills[row], clip, **sampling))
                     sound = sounds[row]
@@ -184,7 +185,8 @@ class TriemoProcessor(ProcessorMixin):
             "absent" if still is None else "crop" if other else "whole"
             for still, other in zip(stills, besides, strict=True)
         ]
-        data.update(self._picture_tensors(frames, without_face, image_options, notes))
+        with media_limits(limits):
+            data.update(self._picture_tensors(frames, without_face, image_options, notes))
         if not data:
             reasons = "; ".join(dict.fromkeys(note for said in notes for note in said))
             raise NothingToReadError(f"nothing to process: every sample is {reasons or 'None or empty text'}.")
@@ -280,7 +282,7 @@ class TriemoProcessor(ProcessorMixin):
         for row, text in enumerate(texts):
             if text is not None:
                 check_text(text, row)
-        named = ["" if text is None else name_emoji(text, self._is_unknown) for text in texts]
+        named = with_named_emoji(["" if text is None else text for text in texts], self.tokenizer)
         if not any(named):
             return {}
         settings = self._text_settings(options)
@@ -337,11 +339,6 @@ class TriemoProcessor(ProcessorMixin):
         pad = {"input_ids": self.tokenizer.pad_token_id}
         return {name: stack_padded(values, pad.get(name, 0)) for name, values in rows.items()}
 
-    def _is_unknown(self, character: str) -> bool:
-        """Whether the tokenizer has no token for a character."""
-        unknown = self.tokenizer.unk_token_id
-        return unknown is not None and unknown in self.tokenizer(character, add_special_tokens=False)["input_ids"]
-
     def _audio_tensors(self, waveforms: list[np.ndarray | None], options: dict) -> dict[str, np.ndarray]:
         rows = [row for row, waveform in enumerate(waveforms) if waveform is not None]
         if not rows:
@@ -375,6 +372,17 @@ class TriemoProcessor(ProcessorMixin):
         for said, more in zip(notes, data.pop("notes"), strict=True):
             said += more
         return data
+
+
+def with_named_emoji(texts: Sequence[str], tokenizer: Any) -> list[str]:
+    """The texts with each emoji that a tokenizer of the library has no token for by its name (`name_emoji`)."""
+    unknown = tokenizer.unk_token_id
+
+    @cache
+    def is_unknown(character: str) -> bool:
+        return unknown is not None and unknown in tokenizer(character, add_special_tokens=False)["input_ids"]
+
+    return [name_emoji(text, is_unknown) for text in texts]
 
 
 def _sorted_options(kwargs: Mapping[str, Any]) -> tuple[dict, dict, dict]:

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForVideoClassification, AutoProcessor
 from transformers.utils import logging
 
-from .media_sources_triemo import media_limits
+from .media_sources_triemo import MediaLimits, media_limits
 from .presence_triemo import NothingToReadError, is_absent, say_once
 from .samples_triemo import MASKS, read_input
 
@@ -100,7 +100,7 @@ class UtteranceEncoder:
     def __call__(
         self,
         utterances: Sequence[Any],
-        limits: Mapping[str, float] | None = None,
+        limits: MediaLimits | Mapping[str, float] | None = None,
         return_notes: bool = False,
         first: int = 0,
         **parameters: Any,
@@ -108,7 +108,7 @@ class UtteranceEncoder:
         """
         Args:
             utterances: each as the pipeline takes it, such as a dict with any of `text`, `audio`, `video`, `image`.
-            limits: fields of `MediaLimits`.
+            limits: `MediaLimits`, or fields of it.
             return_notes: add `notes`, a list for each utterance of what the processor noticed; otherwise each kind is
                 logged once.
             first: the number of the first utterance, as errors count.
@@ -149,14 +149,18 @@ class UtteranceEncoder:
         return vectors
 
     def prepare(
-        self, utterance: Any, row: int, limits: Mapping[str, float] | None, parameters: Mapping[str, Any]
+        self,
+        utterance: Any,
+        row: int,
+        limits: MediaLimits | Mapping[str, float] | None,
+        parameters: Mapping[str, Any],
     ) -> tuple[dict[str, torch.Tensor], list[str]]:
         """One utterance's tensors (1, ...), empty where nothing of it can be read, and its notes."""
         cells = utterance.values() if isinstance(utterance, Mapping) else [utterance]
         if all(is_absent(cell) for cell in cells):
             return {}, ["nothing is given in it"]
         try:
-            with media_limits(**(limits or {})):
+            with media_limits(limits):
                 given = {name: [value] for name, value in read_input(utterance).items()}
             tensors = dict(self.processor(**given, limits=limits, return_notes=True, **parameters))
         except NothingToReadError as error:

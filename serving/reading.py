@@ -276,7 +276,7 @@ def prepare(reader: Any, sample: Sample, **options: Any) -> tuple[dict[str, Any]
 
     Args:
         reader: the `multimodal-emotion-recognition` pipeline.
-        options: `num_frames`, `use_sound_track`.
+        options: `num_frames`, `use_sound_track`, `limits`.
 
     Raises:
         ValueError: unreadable media, or nothing to read from.

@@ -28,7 +28,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
@@ -38,7 +39,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 import av
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from transformers import PreTrainedConfig, pipeline
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "checked_text",
     "fetch_url",
     "is_public",
+    "limits_from_environment",
     "open_url",
     "present_modalities",
     "subsets_of",
@@ -70,6 +72,7 @@ MOST_NAME_CHARACTERS = 100  # of a speaker
 _MEDIA = ("audio", "image", "video")
 _SWITCHES = ("notes", "subsets")
 _DIALOGUE_SWITCHES = ("explain", "keep_empty", "notes")
+_OF_THE_PIPELINE = ("seconds", "pixels", "frame_pixels", "frames")
 # Of 2000::/3, the one part of IPv6 that is given out: what leads elsewhere (6to4, Teredo), and what is for papers.
 _PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
 _SPECIAL_IPV6 = tuple(map(ipaddress.IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
@@ -89,8 +92,9 @@ class Limits:
         media_bytes: of all media together, decoded from base64.
         seconds: of a sound or a video.
         total_seconds: of all sounds and videos together.
-        pixels: of a picture or a video's frame.
-        frames_per_second: of a video.
+        pixels: of a picture.
+        frame_pixels: of a video's frame.
+        frames: of a video.
         deadline_seconds: from its arrival to its answer, waiting included.
         requests: at work or waiting at once, of all clients.
     """
@@ -102,9 +106,15 @@ class Limits:
     seconds: float = 120.0
     total_seconds: float = 240.0
     pixels: int = 36_000_000
-    frames_per_second: float = 120.0
+    frame_pixels: int = 36_000_000
+    frames: int = 14_400
     deadline_seconds: float = 60.0
     requests: int = 16
+
+    @property
+    def media(self) -> dict[str, float]:
+        """The `limits` of the pipeline, fields of its `MediaLimits`. Those not named here are as they are there."""
+        return {name: getattr(self, name) for name in _OF_THE_PIPELINE}
 
 
 class BusyError(RuntimeError):
@@ -129,14 +139,13 @@ class EndpointHandler:
 
     Args:
         path: the published checkpoint's folder.
-        limits: by default those of `Limits`, where the environment variables `TRIEMO_MAX_MEGABYTES`,
-            `TRIEMO_MAX_SECONDS`, `TRIEMO_DEADLINE_SECONDS` and `TRIEMO_MAX_REQUESTS` say nothing else.
+        limits: by default `limits_from_environment`.
 
     URLs are refused unless the environment variable `TRIEMO_ALLOW_URLS` is 1.
     """
 
     def __init__(self, path: str = "", limits: Limits | None = None) -> None:
-        self.limits = limits or _limits_from_environment()
+        self.limits = limits or limits_from_environment()
         self.allow_urls = os.environ.get("TRIEMO_ALLOW_URLS", "") == "1"
         device = "cuda" if torch.cuda.is_available() else "cpu"
         fields, _ = PreTrainedConfig.get_config_dict(path)
@@ -150,7 +159,9 @@ class EndpointHandler:
             decoder = copy.copy(self.reader)
             decoder.processor = copy.deepcopy(self.reader.processor)
             self._decoders.put(decoder)
-        self._model = threading.Lock()  # more than one batch at a time would only share the same cores
+        # Threads that stay: malloc keeps memory, and OpenMP a team of threads, for every thread that ever worked here.
+        self._decoding = ThreadPoolExecutor(DECODERS, "triemo-decode")
+        self._model = ThreadPoolExecutor(1, "triemo-model")  # two batches at once would only share the same cores
         self._counting = threading.Lock()
         self._requests = 0
         self._usual_seconds = 1.0  # of a request, a running mean
@@ -221,7 +232,7 @@ class EndpointHandler:
         for index, given in enumerate(inputs if many else [inputs]):
             where = f"inputs[{index}]" if many else "inputs"
             samples[where], room = self._sample(given, where, room, deadline)
-        rows = self._prepared(samples, deadline)
+        rows = self._done_in_time(self._decoding, deadline, self._prepared, samples, deadline)
         answers = self._read(rows, top_k, options, deadline)
         return answers if many else answers[0]
 
@@ -254,19 +265,13 @@ class EndpointHandler:
                     )
                 turns.append({**sample, "speaker": _checked_speaker(turn.get("speaker"), field)})
             dialogues.append({"turns": turns, "dialogue": given.get("dialogue", where)})
-        self._lengths(samples, deadline)
-        parameters = {"return_notes" if name == "notes" else name: True for name in options}
-        with self._the_model(deadline):
-            return [self.reader(one, **parameters, **({"top_k": top_k} if top_k else {})) for one in dialogues]
+        self._done_in_time(self._decoding, deadline, self._lengths, samples, deadline)
+        parameters: dict[str, Any] = {"return_notes" if name == "notes" else name: True for name in options}
+        parameters |= {"limits": self.limits.media} | ({"top_k": top_k} if top_k else {})
+        return self._done_in_time(self._model, deadline, self._read_dialogues, dialogues, parameters)
 
-    @contextmanager
-    def _the_model(self, deadline: float) -> Iterator[None]:
-        if not self._model.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise self._late()
-        try:
-            yield
-        finally:
-            self._model.release()
+    def _read_dialogues(self, dialogues: list[dict[str, Any]], parameters: dict[str, Any]) -> list[Any]:
+        return [self.reader(one, **parameters) for one in dialogues]
 
     def _retry_after(self) -> int:
         """Seconds in which about half of the requests here should be done."""
@@ -283,7 +288,6 @@ class EndpointHandler:
         if isinstance(given, str):
             given = {"text": given}
         elif isinstance(given, Image.Image):
-            _check_pixels(given.width, given.height, where, self.limits)
             return {"image": given}, room
         elif isinstance(given, (bytes, bytearray)):  # the pipeline sees what it is
             content = self._content(given, where, room, deadline)
@@ -331,18 +335,27 @@ class EndpointHandler:
         _check_size(len(content), field, room)
         return content
 
+    def _done_in_time(self, pool: ThreadPoolExecutor, deadline: float, work: Callable, *arguments: Any) -> Any:
+        """What `work` returns or raises in a thread of the pool; BusyError where that is not before the deadline."""
+        future = pool.submit(work, *arguments)
+        try:
+            wait([future], timeout=max(0.0, deadline - time.monotonic()))
+            if not future.done():
+                future.cancel()
+                raise self._late()
+            return future.result()
+        finally:
+            del future  # or an error would hold itself by its traceback, and with it the request's media
+
     def _prepared(self, samples: Mapping[str, dict[str, Any]], deadline: float) -> list["_Row"]:
         """The model's input for each sample, all of them within the limits before the first is decoded."""
-        try:
-            decoder = self._decoders.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty as error:
-            raise self._late() from error
+        decoder = self._decoders.get()  # as many as there are threads for it
         try:
             lengths = self._lengths(samples, deadline)
             rows = []
             for (where, sample), seconds in zip(samples.items(), lengths, strict=True):
                 try:
-                    tensors = decoder.preprocess(sample, return_notes=True)
+                    tensors = decoder.preprocess(sample, limits=self.limits.media, return_notes=True)
                     (notes,) = tensors.pop("notes")
                     rows.append(_Row(tensors, max(seconds, default=0.0), notes))
                 except ValueError as error:
@@ -391,11 +404,13 @@ class EndpointHandler:
 
     def _scores(self, rows: list["_Row"], top_k: int | None, deadline: float) -> Iterator[list[dict[str, Any]]]:
         for batch in _batches(rows):
-            with self._the_model(deadline):
-                outputs = self.reader.forward(self.reader.processor.pad([row.tensors for row in batch]))
+            outputs = self._done_in_time(self._model, deadline, self._forward, batch)
             for index in range(len(batch)):
                 row = {name: values[index : index + 1] for name, values in outputs.items()}
                 yield self.reader.postprocess(row, top_k=top_k)
+
+    def _forward(self, batch: list["_Row"]) -> dict[str, Any]:
+        return self.reader.forward(self.reader.processor.pad([row.tensors for row in batch]))
 
 
 @dataclass(frozen=True)
@@ -459,8 +474,8 @@ def checked_text(value: Any, name: str, limits: Limits) -> str:
 
 def check_media(content: bytes, name: str, limits: Limits) -> float:
     """
-    Refuse what would take too much time or memory to decode. Headers are not believed: sound is decoded and counted,
-    time stamps are read from the packets.
+    Refuse what lasts too long, before any of it is read. Headers are not believed: sound is decoded and counted, time
+    stamps are read from the packets. Sizes are the pipeline's to check.
 
     Args:
         content: a picture, a sound or a video.
@@ -470,15 +485,8 @@ def check_media(content: bytes, name: str, limits: Limits) -> float:
         How many seconds it lasts; 0 for a picture and for what cannot be read.
 
     Raises:
-        ValueError: longer, larger or faster than the limits. What cannot be read at all is left to the pipeline.
+        ValueError: longer, or of more frames, than the limits. What cannot be read at all is left to the pipeline.
     """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            _check_pixels(image.width, image.height, name, limits)
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{name}: {error}.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError):
-        pass  # no picture
     try:
         # No nested opens: a play list must not make FFmpeg open anything else. Titles that are no UTF-8 are taken, by
         # PyAV before 19 only when told to; later ones have no such option.
@@ -496,9 +504,6 @@ def _check_streams(file: Any, name: str, limits: Limits) -> float:
     streams = [stream for stream in file.streams if stream.type in ("audio", "video") and stream.codec_context]
     heard = dict.fromkeys((stream.index for stream in streams), 0.0)
     frames = dict.fromkeys(heard, 0)
-    for stream in streams:
-        if stream.type == "video":
-            _check_pixels(stream.codec_context.width, stream.codec_context.height, name, limits)
     packets = file.demux(streams)
     while True:
         try:
@@ -519,8 +524,8 @@ def _check_streams(file: Any, name: str, limits: Limits) -> float:
         longest = max(longest, end, heard[stream.index])
         if longest > limits.seconds:
             raise ValueError(f"{name}: at most {limits.seconds:g} seconds, and this lasts longer.")
-        if frames[stream.index] > limits.seconds * limits.frames_per_second:
-            raise ValueError(f"{name}: at most {limits.frames_per_second:g} frames per second, and this has more.")
+        if frames[stream.index] > limits.frames:
+            raise ValueError(f"{name}: at most {limits.frames} frames, and this has more.")
 
 
 def fetch_url(url: str, name: str, most_bytes: int, seconds: float = URL_SECONDS) -> bytes:
@@ -651,11 +656,6 @@ def _check_size(size: int, name: str, room: int) -> None:
         raise ValueError(f"{name}: the media of a request may have no more bytes than the limit; {room} are left.")
 
 
-def _check_pixels(width: int, height: int, name: str, limits: Limits) -> None:
-    if width * height > limits.pixels:
-        raise ValueError(f"{name}: at most {limits.pixels} pixels, got {width} x {height}.")
-
-
 def _checked_speaker(value: Any, name: str) -> str | int | None:
     if value is None or isinstance(value, str | int) and len(str(value)) <= MOST_NAME_CHARACTERS:
         return value
@@ -679,11 +679,19 @@ def _checked_parameters(given: Any, switches: Sequence[str]) -> tuple[int | None
     return top_k, {name for name in switches if given.get(name)}
 
 
-def _limits_from_environment() -> Limits:
+def limits_from_environment() -> Limits:
+    """
+    Those of `Limits`, where the environment says nothing else: `TRIEMO_MAX_MEGABYTES`, `TRIEMO_MAX_SECONDS`,
+    `TRIEMO_MAX_PIXELS`, `TRIEMO_MAX_FRAME_PIXELS`, `TRIEMO_MAX_FRAMES`, `TRIEMO_DEADLINE_SECONDS`,
+    `TRIEMO_MAX_REQUESTS`.
+
+    Raises:
+        ValueError: one of them is no number above 0.
+    """
     found: dict[str, Any] = {}
     for variable, limit, factor in (
         ("TRIEMO_MAX_MEGABYTES", "media_bytes", 1_000_000),
-        ("TRIEMO_MAX_SECONDS", "seconds", 1),
+        *((f"TRIEMO_MAX_{name.upper()}", name, 1) for name in _OF_THE_PIPELINE),
         ("TRIEMO_DEADLINE_SECONDS", "deadline_seconds", 1),
         ("TRIEMO_MAX_REQUESTS", "requests", 1),
     ):

@@ -23,7 +23,12 @@ from tokenizers import Tokenizer
 
 from triemo.serving.onnx.faces import OnnxFaceDetector, load_session
 from triemo.serving.onnx.processing.faces_triemo import resolve_face_detector
-from triemo.serving.onnx.processing.media_sources_triemo import current_limits, fetch, is_media_source
+from triemo.serving.onnx.processing.media_sources_triemo import (
+    current_limits,
+    fetch,
+    is_media_source,
+    media_limits,
+)
 from triemo.serving.onnx.processing.media_triemo import (
     check_sampling_rate,
     from_rated_array,
@@ -46,6 +51,7 @@ from triemo.serving.onnx.processing.samples_triemo import (
     TASK,
     checked_labels,
     has_sound,
+    is_uncertain,
     present_modalities,
     ranked_scores,
     read_input,
@@ -61,7 +67,7 @@ logger = logging.getLogger(__name__)
 _FLOATS = ("input_values", "pixel_values", "video_times")
 _KINDS = {name: np.float32 if name in _FLOATS else np.int64 for name in (*_FLOATS, "input_ids", *MASKS.values())}
 _TEXT_INPUTS = ("input_ids", "attention_mask")
-_PARAMETERS = ("use_sound_track", "sampling_rate", "num_frames", "frame_rate")
+_PARAMETERS = ("use_sound_track", "sampling_rate", "num_frames", "frame_rate", "limits", "return_notes")
 
 
 @dataclass(frozen=True)
@@ -169,10 +175,12 @@ class OnnxEmotionReader:
             top_k: how many labels to return, best first; all by default.
             batch_size: how many inputs go through the graph at once; they may differ in modalities and lengths.
             candidate_labels: the labels to choose among; all by default.
-            parameters: `use_sound_track`, `sampling_rate` (Hz), `num_frames`, `frame_rate` (Hz).
+            parameters: `use_sound_track`, `sampling_rate` (Hz), `num_frames`, `frame_rate` (Hz), `limits` (fields of
+                `MediaLimits`), `return_notes`.
 
         Returns:
-            For each input a list of `{"label", "score"}`.
+            For each input a list of `{"label", "score"}`; with `return_notes`, `{"scores", "modalities", "notes",
+            "uncertain"}`.
 
         Raises:
             ValueError: an unknown parameter or label, media that cannot be read, or nothing to read from.
@@ -193,40 +201,50 @@ class OnnxEmotionReader:
 
     def _answers(
         self, inputs: Iterable, batch_size: int, chosen: dict[str, Any], parameters: dict[str, Any]
-    ) -> Iterator[list[dict[str, Any]]]:
+    ) -> Iterator[Any]:
         waiting = iter(inputs)
         while samples := [self._preprocess_of_many(input_, **parameters) for input_ in islice(waiting, batch_size)]:
-            kept = [sample for sample in samples if sample is not None]
+            kept = [sample for sample in samples if isinstance(sample, dict)]
             outputs = self.forward(self._collated(kept)) if kept else {}
             row = 0
             for sample in samples:
-                if sample is None:
-                    yield []
+                if isinstance(sample, str):
+                    wants_notes = parameters.get("return_notes", False)
+                    nothing = {"scores": [], "modalities": [], "notes": [sample], "uncertain": False}
+                    yield nothing if wants_notes else []
                     continue
                 yield self.postprocess({name: value[row : row + 1] for name, value in outputs.items()}, **chosen)
                 row += 1
 
-    def preprocess(self, input_: Any, **parameters: Any) -> dict[str, np.ndarray]:
+    def preprocess(self, input_: Any, **parameters: Any) -> dict[str, Any]:
         """One input to the arrays of a batch of one; parameters as in a call."""
         return self._inputs.arrays(input_, **parameters)
 
-    def _preprocess_of_many(self, input_: Any, **parameters: Any) -> dict[str, np.ndarray] | None:
-        """As `preprocess`; None for what has nothing to read from, so that the others are not lost."""
+    def _preprocess_of_many(self, input_: Any, **parameters: Any) -> dict[str, Any] | str:
+        """As `preprocess`; of what has nothing to read from only why, so that the others are not lost."""
         try:
             return self.preprocess(input_, **parameters)
         except NothingToReadError as error:
             logger.warning(f"An input has an empty answer: {error}")
-            return None
+            return str(error)
 
-    def _collated(self, samples: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    def _collated(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         names = dict.fromkeys(name for sample in samples for name in sample)
+        notes = {"notes": [said for sample in samples for said in sample["notes"]]} if "notes" in names else {}
         padding = {"input_ids": self._inputs.pad_token_id}
-        return {name: stack_padded([sample.get(name) for sample in samples], padding.get(name, 0)) for name in names}
+        arrays = {
+            name: stack_padded([sample.get(name) for sample in samples], padding.get(name, 0))
+            for name in names
+            if name != "notes"
+        }
+        return {**arrays, **notes}
 
-    def forward(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """`logits` (batch, classes) and `modality_mask` (batch, 3) bool, which of text, audio, vision each has."""
-        given = self._inputs.completed(arrays)
-        return {"logits": self._logits(given), "modality_mask": self._inputs.modality_mask(given)}
+    def forward(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """`logits` (batch, classes) and `modality_mask` (batch, 3) bool, which of text, audio, vision each has, and
+        the `notes` as they came."""
+        given = self._inputs.completed({name: value for name, value in arrays.items() if name != "notes"})
+        outputs = {"logits": self._logits(given), "modality_mask": self._inputs.modality_mask(given)}
+        return {**outputs, "notes": arrays["notes"]} if "notes" in arrays else outputs
 
     def _logits(self, given: dict[str, np.ndarray]) -> np.ndarray:
         """As the pipeline: text in several windows is read one after the other, and the mean weighted by tokens."""
@@ -249,13 +267,18 @@ class OnnxEmotionReader:
 
     def postprocess(
         self,
-        outputs: Mapping[str, np.ndarray],
+        outputs: Mapping[str, Any],
         top_k: int | None = None,
         candidate_labels: str | Sequence[str] | None = None,
-    ) -> list[dict[str, Any]]:
-        """Scores of the labels of the first sample, best first."""
+    ) -> Any:
+        """Scores of the labels of the first sample, best first, and its notes where there are some."""
         present = outputs["modality_mask"][0].tolist()
-        return ranked_scores(outputs["logits"][0], self.config, present, top_k, candidate_labels)
+        scores = ranked_scores(outputs["logits"][0], self.config, present, top_k, candidate_labels)
+        uncertain = is_uncertain(scores, self.config, present)
+        if "notes" not in outputs:
+            return [{**scores[0], "uncertain": True}, *scores[1:]] if uncertain else scores
+        modalities = [name for name, is_there in zip(MASKS, present, strict=True) if is_there]
+        return {"scores": scores, "modalities": modalities, "notes": outputs["notes"][0], "uncertain": uncertain}
 
 
 def _facts(file: Path, described: str | None) -> dict[str, Any]:
@@ -340,6 +363,7 @@ class OnnxInputs:
         input_: Any,
         use_sound_track: bool = True,
         sampling_rate: int | None = None,
+        limits: Any = None,
         return_notes: bool = False,
         **clip_options: Any,
     ) -> dict[str, Any]:
@@ -350,15 +374,29 @@ class OnnxInputs:
             input_: as the pipeline takes it.
             use_sound_track: whether the sound of a video counts.
             sampling_rate: of sound given as an array, in Hz.
+            limits: fields of `MediaLimits`.
             return_notes: add `notes`, a list of one list, as the pipeline does.
             clip_options: `num_frames`, `frame_rate` (Hz).
 
         Raises:
             ValueError: unknown keys, unreadable media, a modality that the graph lacks, or nothing to read from.
         """
+        notes: list[str] = []
+        with media_limits(limits):
+            data = self._arrays(input_, use_sound_track, sampling_rate, clip_options, notes)
+        if not present_modalities(data):
+            reasons = f" ({'; '.join(notes)})" if notes else ""
+            raise NothingToReadError(f"no face was found, and the input has neither text nor sound besides{reasons}.")
+        if return_notes:
+            return {**data, "notes": [notes]}
+        say_once(logger, notes)
+        return data
+
+    def _arrays(
+        self, input_: Any, use_sound_track: bool, sampling_rate: int | None, clip_options: dict, notes: list[str]
+    ) -> dict[str, np.ndarray]:
         given = read_input(input_)
         clip = fetch(given.get("videos"))
-        notes: list[str] = []
         data = self._text(given.get("text"), notes)
         sound = given.get("audio")
         if sound is None and "audio" in self.modalities and use_sound_track and has_sound(clip):
@@ -382,12 +420,6 @@ class OnnxInputs:
                 pictures, (told,) = picture_arrays([Clip(*frames, without_face)], settings, self._detector)
                 data |= pictures
                 notes += told
-        if not present_modalities(data):
-            reasons = f" ({'; '.join(notes)})" if notes else ""
-            raise NothingToReadError(f"no face was found, and the input has neither text nor sound besides{reasons}.")
-        if return_notes:
-            return {**data, "notes": [notes]}
-        say_once(logger, notes)
         return data
 
     def completed(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

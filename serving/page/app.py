@@ -32,7 +32,7 @@ from starlette.middleware import Middleware  # noqa: E402
 from starlette.responses import JSONResponse  # noqa: E402
 
 from triemo.processing.contributions_triemo import uninformed_score  # noqa: E402
-from triemo.serving.endpoint.handler import Limits, check_media, checked_text  # noqa: E402
+from triemo.serving.endpoint.handler import check_media, checked_text, limits_from_environment  # noqa: E402
 from triemo.serving.printing import DISCLAIMER, NAMES, percent, read_from, told_of  # noqa: E402
 from triemo.serving.reading import (  # noqa: E402
     SubsetReading,
@@ -54,7 +54,7 @@ __all__ = [
     "serve",
 ]
 
-LIMITS = Limits()
+LIMITS = limits_from_environment()
 SECONDS_KEPT = 600
 SECONDS_BETWEEN_SWEEPS = 60
 MOST_WAITING = 20
@@ -170,7 +170,7 @@ def build_app(reader: Any) -> gr.Blocks:
             inputs["text"] = checked_text(words, "words", LIMITS).strip()
         if not inputs:
             raise ValueError("Nothing to read yet: add a video or a voice, or type what is said.")
-        return read_subsets(reader, Sample("the input", None, inputs))
+        return read_subsets(reader, Sample("the input", None, inputs), limits=LIMITS.media)
 
     def read(video: str | None, voice: str | None, words: str | None) -> str:
         try:

@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 import threading
+import wave
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import av
 import malformed_media
 import numpy as np
 import pytest
@@ -168,7 +170,62 @@ def test_limits_of_the_environment(monkeypatch, media):
         load_audio(media / "sound.wav")
 
 
-def test_ordinary_media_are_within_the_limits():
+def test_a_set_of_limits_goes_in_whole_or_by_its_fields(media):
+    with media_limits(MediaLimits(seconds=0.5)), pytest.raises(ValueError, match="limit seconds=0.5"):
+        load_audio(media / "sound.wav")
+    with media_limits({"seconds": 0.5}), media_limits(aspect=9) as limits:
+        assert (limits.seconds, limits.aspect) == (0.5, 9)
+        with media_limits(MediaLimits()):
+            load_audio(media / "sound.wav")
+    with pytest.raises(ValueError, match="limits: expected MediaLimits or a dict of its fields, got int"):
+        with media_limits(5):
+            pass
+
+
+def test_pillows_own_limit_is_not_in_the_way(tmp_path, monkeypatch):
+    """Who raises ours reads on where Pillow's would stop; the refusal is ours, and Pillow's is there again after."""
+    Image.new("L", (90, 80)).save(tmp_path / "a.png")
+    Image.new("L", (90, 80)).save(tmp_path / "a.tiff")
+    Image.new("L", (90, 80)).save(tmp_path / "a.gif")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for name in ("a.png", "a.tiff", "a.gif"):
+        assert load_image(tmp_path / name).size == (90, 80)
+        with media_limits(pixels=7199), pytest.raises(ValueError, match=rf"{name}.* 90 x 80 .*limit pixels=7199"):
+            load_image(tmp_path / name)
+    assert Image.MAX_IMAGE_PIXELS == 1000
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(tmp_path / "a.png")
+
+
+def test_pictures_in_memory_are_within_the_limits_too():
+    for picture in (Image.new("RGB", (3000, 2)), np.zeros((2, 3000, 3), np.uint8)):
+        with pytest.raises(ValueError, match=r"the given .*3000 x 2 pixels is beyond the limit aspect=50"):
+            load_image(picture)
+
+
+def test_ordinary_media_are_read(tmp_path):
+    """A phone's picture of 12 megapixels, a clip of 4K, and two hours of sound, here of a low rate."""
+    noise = np.random.default_rng(0).integers(0, 256, (189, 252, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((4032, 3024)).save(tmp_path / "phone.jpg", quality=80)
+    assert load_image(tmp_path / "phone.jpg").size == (4032, 3024)
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 3840, 2160, "yuv420p"
+        for shade in (30, 200):
+            frame = av.VideoFrame.from_ndarray(np.full((3240, 3840), shade, np.uint8), format="yuv420p")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    frames, _ = load_frames(tmp_path / "clip.mp4")
+    assert [frame.shape for frame in frames] == [(2160, 3840, 3)] * 2
+    with wave.open(str(tmp_path / "lecture.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(1)
+        file.setframerate(1000)
+        file.writeframes(np.tile(np.arange(100, 150, dtype=np.uint8), 2 * 3600 * 20).tobytes())
+    assert len(load_audio(tmp_path / "lecture.wav", 1000)) == 2 * 3600 * 1000
+
+
+def test_sizes_of_ordinary_media_are_within_the_limits():
     """A phone's 12 and 108 megapixels, panoramas, 4K and 8K frames, two hours of film and sound, at any usual rate."""
     limits = MediaLimits()
     for width, height in ((4032, 3024), (12000, 9000), (16000, 4000), (20000, 2500)):

@@ -1,7 +1,9 @@
 """Sound and frames of every kind of source, their clocks, and what is refused."""
 
+import gc
 import os
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -327,6 +329,21 @@ def test_of_a_damaged_file_what_decodes_is_returned(media, tmp_path):
     waveform = load_audio(damaged)
     assert len(waveform) == len(load_audio(media / "clip.mp4"))  # the lost middle is silence: the rest keeps its time
     np.testing.assert_allclose(waveform[:4000], load_audio(media / "clip.mp4")[:4000], atol=1e-4)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted as Linux lists them")
+def test_decoders_end_when_their_frames_are_read(media):
+    """Nothing waits for the garbage collector: each decoder would keep its threads and a pool of whole frames."""
+    load_frames(media / "clip.mp4", num_frames=3)
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(os.listdir("/proc/self/task"))
+        for _ in range(4):
+            load_frames(media / "clip.mp4", num_frames=3)
+        assert len(os.listdir("/proc/self/task")) <= before
+    finally:
+        gc.enable()
 
 
 def test_urls(media, media_url):

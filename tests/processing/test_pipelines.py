@@ -13,6 +13,7 @@ from tiny_checkpoint import LABELS, picture, save_tiny_checkpoint, tiny_classifi
 from transformers import AutoModelForVideoClassification, pipeline
 
 from triemo.processing import TASK, MultimodalEmotionRecognitionPipeline, load_audio, load_frames, media_sources_triemo
+from triemo.processing.media_sources_triemo import MediaLimits
 
 
 @pytest.fixture(scope="module")
@@ -519,6 +520,8 @@ def test_what_is_in_memory_is_an_input_by_itself(reader, media, still):
 def test_limits_and_notes_of_a_call(reader, media):
     with pytest.raises(ValueError, match=r"sound\.wav.*limit seconds=0\.5"):
         reader(media / "sound.wav", limits={"seconds": 0.5})
+    with pytest.raises(ValueError, match=r"sound\.wav.*limit seconds=0\.5"):
+        reader(media / "sound.wav", limits=MediaLimits(seconds=0.5))
     told = reader(media / "sound.wav", return_notes=True, top_k=1)
     scores = reader(media / "sound.wav", top_k=1)
     assert told == {"scores": scores, "modalities": ["audio"], "notes": [], "uncertain": False}

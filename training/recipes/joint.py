@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer
 
 from triemo.modeling import TriemoForEmotionClassification
 from triemo.processing import TriemoFeatureExtractor
+from triemo.processing.processing_triemo import with_named_emoji
 from triemo.training.corpora.labels import EMOTIONS, label2id, map_label, to_soft_target
 from triemo.training.corpora.registry import load_corpus
 from triemo.training.data.augmentation import augment_faces, augment_log_mel, normalise_faces, warp_log_mel
@@ -87,6 +88,7 @@ class TriModalCollator:
         texts = [
             self.misheard(text) if item.get("misheard") else text for text, item in zip(texts, items, strict=True)
         ]
+        texts = with_named_emoji(texts, self.tokenizer)
         return dict(self.tokenizer(texts, truncation=True, max_length=MAX_TOKENS, padding=True, return_tensors="pt"))
 
     def misheard(self, text: str) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoModel, AutoTokenizer, DataCollatorWithPadding, Trainer
 
 from triemo.modeling.layers_triemo import masked_mean
+from triemo.processing.processing_triemo import with_named_emoji
 from triemo.training.corpora.labels import EMOTIONS, label2id, to_soft_target
 from triemo.training.corpora.registry import load_corpus
 from triemo.training.metrics.scores import classification_scores, multi_label_scores
@@ -88,7 +89,7 @@ def train_text(
     def tokens(split: str) -> list[Dataset]:
         parts = []
         for found, classes in texts[split].values():
-            rows = dict(tokenizer(found, truncation=True, max_length=max_tokens))
+            rows = dict(tokenizer(with_named_emoji(found, tokenizer), truncation=True, max_length=max_tokens))
             parts.append(Dataset.from_dict({**rows, "labels": [to_soft_target(ids) for ids in classes]}))
         return parts
 

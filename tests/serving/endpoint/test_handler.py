@@ -186,11 +186,13 @@ def test_sizes_are_limited(module, handler, files, monkeypatch):
         with pytest.raises(ValueError, match="than the limit"):
             handler({"inputs": value})
     monkeypatch.setattr(handler, "limits", module.Limits(pixels=48 * 48 - 1))
-    for value in ({"image": encoded(files["face"])}, Image.new("RGB", (48, 48))):
-        with pytest.raises(ValueError, match="at most 2303 pixels, got 48 x 48"):
+    for value, name in (({"image": encoded(files["face"])}, "inputs.image"), (Image.new("RGB", (48, 48)), "inputs: ")):
+        with pytest.raises(ValueError, match=rf"{name}.* 48 x 48 pixels is beyond the limit pixels=2303"):
             handler({"inputs": value})
-    with pytest.raises(ValueError, match="inputs.video: at most 2303 pixels, got 128 x 64"):
+    monkeypatch.setattr(handler, "limits", module.Limits(frame_pixels=128 * 64 - 1))
+    with pytest.raises(ValueError, match="inputs.video.* 128 x 64 pixels is beyond the limit frame_pixels=8191"):
         handler({"inputs": {"video": encoded(files["clip"])}})
+    assert len(handler({"inputs": {"image": encoded(files["face"])}})) == 7
 
 
 def test_seconds_are_limited(module, handler, files, tmp_path, monkeypatch):
@@ -206,8 +208,8 @@ def test_seconds_are_limited(module, handler, files, tmp_path, monkeypatch):
     monkeypatch.setattr(handler, "limits", module.Limits(seconds=0.4))
     with pytest.raises(ValueError, match="inputs.video: at most 0.4 seconds"):
         handler({"inputs": {"video": encoded(files["clip"])}})
-    monkeypatch.setattr(handler, "limits", module.Limits(frames_per_second=0.09))
-    with pytest.raises(ValueError, match="inputs.video: at most 0.09 frames per second"):
+    monkeypatch.setattr(handler, "limits", module.Limits(frames=11))
+    with pytest.raises(ValueError, match="inputs.video: at most 11 frames"):
         handler({"inputs": {"video": encoded(files["clip"])}})
 
 
@@ -236,12 +238,25 @@ def test_a_gap_in_time_counts(module, tmp_path):
 def test_limits_from_the_environment(module, monkeypatch):
     monkeypatch.setenv("TRIEMO_MAX_MEGABYTES", "1.5")
     monkeypatch.setenv("TRIEMO_MAX_SECONDS", "7")
-    limits = module._limits_from_environment()
+    monkeypatch.setenv("TRIEMO_MAX_PIXELS", "90000000")
+    limits = module.limits_from_environment()
     assert (limits.media_bytes, limits.seconds, limits.inputs) == (1_500_000, 7.0, 32)
+    assert limits.media == {"seconds": 7.0, "pixels": 90_000_000, "frame_pixels": 36_000_000, "frames": 14_400}
     for bad in ("many", "0", "inf"):
         monkeypatch.setenv("TRIEMO_MAX_SECONDS", bad)
         with pytest.raises(ValueError, match="TRIEMO_MAX_SECONDS: expected a number"):
-            module._limits_from_environment()
+            module.limits_from_environment()
+
+
+def test_a_limit_that_is_raised_holds_in_the_reader_too(module, handler, monkeypatch):
+    """The endpoint's limits are given to the media reader, over what the environment or the defaults say."""
+    monkeypatch.setenv("TRIEMO_MAX_PIXELS", "100")
+    picture = Image.new("RGB", (60, 60), "white")
+    monkeypatch.setattr(handler, "limits", module.Limits(pixels=3600))
+    assert len(handler({"inputs": picture})) == 7
+    thin = Image.new("RGB", (3000, 1))
+    with pytest.raises(ValueError, match="3000 x 1 pixels is beyond the limit aspect=50"):
+        handler({"inputs": thin})
 
 
 def test_errors_over_http(handler):

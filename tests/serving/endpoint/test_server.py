@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from endpoint_service import load_handler, post, publish, serve
+from malformed_media import png
 from media_files import sine, write_clip, write_sound
 from PIL import Image
 
@@ -81,6 +82,7 @@ def requests(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
         {"inputs": SENTENCES[0], "parameters": {"top_k": 0}},
         {"inputs": {"image": base64.b64encode(png_header(60_000, 60_000)).decode()}},
         {"inputs": {"image": base64.b64encode(png_header(9_000, 9_000)).decode()}},
+        {"inputs": {"image": base64.b64encode(png(20_000, 1)).decode()}},
         {"inputs": {"audio": encoded(write_sound(folder / "hour.wav", np.zeros((1, 121 * 1000), np.float32), 1000))}},
         {"inputs": [minutes, minutes, minutes]},
         {"inputs": {"audio": "http://127.0.0.1:1/x"}},

@@ -86,6 +86,20 @@ def test_parameters_reach_the_preparation(onnx_reader, assets):
         onnx_reader(clip, frames=2)
 
 
+def test_limits_and_notes_as_of_the_pipeline(reader, onnx_reader, clips, tmp_path):
+    with pytest.raises(ValueError, match=r"sound\.wav.*limit seconds=0\.5"):
+        onnx_reader(str(clips / "sound.wav"), limits={"seconds": 0.5})
+    silence = {"array": np.zeros(16000, np.float32), "sampling_rate": 16000}
+    inputs = [{"text": SENTENCE, "audio": silence}, {"audio": silence}, {"text": "oh wow " * 300}]
+    got, expected = (one(inputs, return_notes=True, batch_size=2) for one in (onnx_reader, reader))
+    for ours, theirs in zip(got, expected, strict=True):
+        assert (ours["modalities"], ours["notes"]) == (theirs["modalities"], theirs["notes"])
+        same(ours["scores"], theirs["scores"])
+    assert got[0]["notes"][0].startswith("audio: silence") and got[1]["scores"] == [] and got[2]["notes"]
+    alone = onnx_reader(inputs[0], return_notes=True, top_k=1)
+    assert alone["notes"] == got[0]["notes"] and alone["scores"] == got[0]["scores"][:1]
+
+
 def test_faces_are_those_of_the_torch_detector(reader, exported, assets):
     frames, _ = load_frames(assets / "demo.mp4", num_frames=3)
     settings = reader.processor.image_processor

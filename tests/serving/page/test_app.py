@@ -243,6 +243,8 @@ def test_problems_are_said_in_place_of_a_reading(client, clips, tmp_path, monkey
     assert "faceless.mp4: at most 1.5 seconds" in answer(clips / "faceless.mp4")
     long = write_sound(tmp_path / "long.wav", sine(2, 16000), 16000)
     assert "long.wav: at most 1.5 seconds" in answer(voice=long)
+    monkeypatch.setattr(app, "LIMITS", replace(app.LIMITS, seconds=60.0, frame_pixels=99))
+    assert "is beyond the limit frame_pixels=99" in answer(clips / "faceless.mp4")
 
 
 def test_a_recording_without_a_stated_duration(client, tmp_path):
