@@ -48,9 +48,13 @@ class StrictlyLoadedModel(PreTrainedModel):
             pretrained_model_name_or_path, *args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
         )
         place = str(pretrained_model_name_or_path)
-        # With an adapter the information is on the adapter, whose weights have names of their own.
-        found = {} if getattr(model, "_hf_peft_config_loaded", False) else info
+        # With an adapter the information that is returned is on the adapter, whose weights have names of their own.
+        found = model.__dict__.pop("_base_loading_info", info)
         missing, mismatched = set(found.get("missing_keys", ())), found.get("mismatched_keys", ())
+        # What an adapter was trained with in whole, such as the head, it brings along.
+        for adapter in getattr(model, "peft_config", {}).values():
+            brought = tuple(f"{name}." for name in adapter.modules_to_save or ())
+            missing = {name for name in missing if not name.startswith(brought)}
         shapes = {name: f"{name} {tuple(got)} (expected {tuple(own)})" for name, got, own in mismatched}
         head = {name for name in missing | shapes.keys() if name.startswith(cls.head_prefixes)}
         new = head & ((missing if allow_new_head else set()) | (shapes.keys() if ignore_mismatched_sizes else set()))
@@ -65,6 +69,13 @@ class StrictlyLoadedModel(PreTrainedModel):
             parts = sorted({name.partition(".")[0] for name in new})
             logger.warning(f"{cls.__name__}: {', '.join(parts)} is not from {place} and starts at random.")
         return (model, info) if output_loading_info else model
+
+    @staticmethod
+    def _finalize_model_loading(model: Any, load_config: Any, loading_info: Any) -> Any:
+        """As in transformers, keeping what is known of the first weights: an adapter's come after its base's."""
+        info = PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
+        model.__dict__.setdefault("_base_loading_info", info.to_dict())
+        return info
 
 
 def refuse(place: str, model: PreTrainedModel, faults: Mapping[str, Sequence[str]], hint: str = "") -> None:

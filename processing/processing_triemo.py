@@ -235,7 +235,7 @@ class TriemoProcessor(ProcessorMixin):
         The words of a text, each with the steps of its tokens in what a call with `text_windows=True` returns for the
         text alone. A word is what stands between spaces, in scripts without them a character.
         """
-        named = name_emoji(text, self._is_unknown)
+        (named,) = with_named_emoji([text], self.tokenizer)
         settings = {**self._text_settings({}), "padding": False, "max_length": self.tokenizer.model_max_length}
         if settings["truncation"]:
             settings["return_overflowing_tokens"] = True

@@ -3,13 +3,14 @@
 | file | what it is |
 |---|---|
 | `run.json` | the arguments of the run, and whether it came to its end |
-| `checkpoint-N/` | the Trainer's, after step N |
+| `checkpoint-N/` | the Trainer's, after step N; `sha256sums` in it tells whether it still is what was written |
 | `.unfinished/` | the trained model until it is measured |
 | `.base/` | what an adapter is trained on, until it is saved beside it |
 """
 
 import copy
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -42,13 +43,14 @@ __all__ = [
     "run_record",
     "saving",
     "sole_run",
+    "write_checksums",
     "write_unfinished",
 ]
 
 logger = logging.getLogger(__name__)
 
 _BASE, _UNFINISHED, _LOCK = ".base", ".unfinished", ".lock"
-_RUN, _RESULTS, _FINISHED = "run.json", "results.json", "finished"
+_RUN, _RESULTS, _FINISHED, _CHECKSUMS = "run.json", "results.json", "finished", "sha256sums"
 # What may differ when a run goes on.
 _MAY_CHANGE = re.compile(r"epochs|max_steps|check_media")
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
@@ -210,7 +212,38 @@ def checkpoint_faults(folder: Path, processes: int) -> list[str]:
             faults.append(f"{name} is missing")
         elif not zipfile.is_zipfile(folder / name):
             faults.append(f"{name} cannot be read")
+    return faults or _changed_files(folder)
+
+
+def write_checksums(folder: Path) -> None:
+    """What each file of a checkpoint holds, in the form of `sha256sum`: a byte that flips later makes it another."""
+    part = folder / f"{_CHECKSUMS}.part"
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != part)
+    part.write_text("".join(f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files))
+    part.replace(folder / _CHECKSUMS)
+
+
+def _changed_files(folder: Path) -> list[str]:
+    """What is no longer as it was written; nothing for a checkpoint without checksums, as older ones are."""
+    sums = folder / _CHECKSUMS
+    if not sums.is_file():
+        return []
+    faults = []
+    for line in sums.read_text(errors="replace").splitlines():
+        expected, _, name = line.partition("  ")
+        if not (folder / name).is_file():
+            faults.append(f"{name} is missing")
+        elif _sha256(folder / name) != expected:
+            faults.append(f"{name} is not as it was written (by its checksum)")
     return faults
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while chunk := content.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _is_safetensors(file: Path) -> bool:

@@ -25,7 +25,7 @@ from triemo.training.common import write_json
 from triemo.training.data.streaming import EvaluationBatches, ShardBatches, StreamLoader
 from triemo.training.metrics.calibration import calibration_temperature
 from triemo.training.metrics.scores import lower_is_better
-from triemo.training.run_folder import saving
+from triemo.training.run_folder import saving, write_checksums
 from triemo.training.start import parameter_groups
 
 __all__ = ["EmotionTrainer", "score", "settle_selection", "temperature"]
@@ -229,6 +229,9 @@ class EmotionTrainer(Trainer):
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         with saving(folder, self.args.should_save):
             super()._save_checkpoint(*args, **kwargs)
+            self.accelerator.wait_for_everyone()  # each process writes files of its own
+            if self.args.should_save:
+                write_checksums(folder)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from tiny_models import all_inputs, tiny_config, tiny_model, tiny_text_config
 from tiny_pretraining import pretraining_model
@@ -169,3 +170,26 @@ def test_a_checkpoint_of_one_modality_with_projections_of_its_fusion_still_loads
     change_weights(tmp_path / "two", put("triemo.fusion.projections.vision.q_proj.weight", torch.randn(32, 32)))
     with pytest.raises(ValueError, match="no place for: triemo.fusion.projections.vision"):
         TriemoForEmotionClassification.from_pretrained(tmp_path / "two")
+
+
+@pytest.mark.parametrize("place", ["beside", "elsewhere"])
+def test_an_adapter_whose_base_lacks_weights_is_refused(folder, tmp_path_factory, place, monkeypatch):
+    """The library tells only of the adapter's own weights, and starts its base's at random."""
+    monkeypatch.setattr("transformers.integrations.peft.check_peft_version", lambda **_: None)
+    adapted = folder if place == "beside" else tmp_path_factory.mktemp("adapter")
+    model = TriemoForEmotionClassification.from_pretrained(folder)
+    model.add_adapter(LoraConfig(r=2, target_modules=["fc1"], modules_to_save=["classifier"]))
+    model.save_pretrained(adapted)
+    assert (adapted / "adapter_config.json").is_file()
+    again = TriemoForEmotionClassification.from_pretrained(adapted)
+    inputs = all_inputs(2)
+    with torch.no_grad():
+        torch.testing.assert_close(again(**inputs).logits, model.eval()(**inputs).logits, rtol=0, atol=1e-6)
+    change_weights(folder, drop("classifier.dense.weight"))  # which the adapter has
+    TriemoForEmotionClassification.from_pretrained(adapted)
+    change_weights(folder, drop("triemo.layers.0.fc2.weight"))
+    with pytest.raises(ValueError, match="lacks triemo.layers.0.fc2.weight"):
+        TriemoForEmotionClassification.from_pretrained(adapted)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises((OSError, ValueError), match=r"no file named .*model\.safetensors"):
+        TriemoForEmotionClassification.from_pretrained(adapted)

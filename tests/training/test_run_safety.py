@@ -135,6 +135,24 @@ def test_the_newest_whole_checkpoint_is_taken_and_damage_is_named(runs, tmp_path
         last_whole_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["optimizer.pt", "model.safetensors", "trainer_state.json"])
+def test_a_byte_that_flipped_in_the_newest_checkpoint_is_found(runs, tmp_path, caplog, name):
+    folder, _ = runs("finetune", "table")
+    for step in (1, 2):
+        shutil.copytree(folder / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
+    file = tmp_path / "checkpoint-2" / name
+    content = bytearray(file.read_bytes())
+    place = content.index(b"log_history") if name.endswith("json") else len(content) // 2
+    content[place] ^= 1
+    file.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+    assert f"checkpoint-2 is passed over: {name} is not as it was written" in caplog.text
+    for path in tmp_path.glob("checkpoint-*/sha256sums"):  # as a checkpoint of before has none
+        path.unlink()
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+
+
 def test_a_checkpoint_cut_off_while_it_was_written_is_passed_over(runs, tmp_path):
     folder, _ = runs("finetune", "table")
     assert checkpoint_faults(folder / "checkpoint-4", 1) == []
