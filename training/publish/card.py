@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from triemo.modeling import TriemoConfig
 from triemo.training.common import HUB_MODEL
 from triemo.training.corpora.registry import CORPORA
 from triemo.training.publish.figures import (
@@ -27,6 +28,7 @@ __all__ = [
     "RELEASED",
     "TEMPLATE",
     "check_card",
+    "dialogue_card",
     "eval_results",
     "origin",
     "plain_card",
@@ -199,6 +201,78 @@ data that they were trained on since.
 
 ```python
 {example}```
+
+## Not for
+
+Hiring, policing, border control, surveillance, credit, education, diagnosis or any decision about a person.
+"""
+    return f"---\n{data.to_yaml()}\n---\n{body}"
+
+
+def dialogue_card(repo: str, config: TriemoConfig, measured: Mapping[str, Any]) -> str:
+    """
+    A card for a head of conversations, with its test scores as `model-index`.
+
+    Args:
+        repo: `user/name`.
+        config: of the model.
+        measured: `metrics.json` or `results.json`; of `test` the scores by corpus count.
+    """
+    name, base = repo.rpartition("/")[2], config.base_model_name_or_path
+    tests = dict(measured.get("test") or {})
+    results = [
+        EvalResult(
+            task_type="token-classification",
+            dataset_type=corpus,
+            dataset_name=f"{corpus}, utterances of whole dialogues",
+            dataset_split="test",
+            metric_type=metric,
+            metric_name=measure.replace("_", " "),
+            metric_value=round(scores[measure], 4),
+        )
+        for corpus, scores in tests.items()
+        for measure, metric in _METRICS.items()
+        if measure in scores
+    ]
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="token-classification",
+        tags=["emotion-recognition", "conversation", "triemo"],
+        base_model=base,
+        license=LICENSE if base == HUB_MODEL else None,
+        model_name=name if results else None,
+        eval_results=results or None,
+    )
+    rows = "\n".join(
+        f"| {corpus} | {' | '.join(f'{scores[measure]:.3f}' for measure in _METRICS)} |"
+        for corpus, scores in tests.items()
+    )
+    table = (
+        f"| test split | {' | '.join(_METRICS)} |\n|---|{'---|' * len(_METRICS)}\n{rows}" if rows else "None measured."
+    )
+    seen = "what was said before alone" if config.context_causal else "what was said before and after"
+    labels = ", ".join(str(config.id2label[index]) for index in range(config.num_labels))
+    body = f"""
+# {name}
+
+A Triemo head that reads the emotion of every turn of a conversation, knowing {seen} and who spoke:
+{labels}. It reads {", ".join(config.modalities)} through the towers of
+{base or "a checkpoint that it does not name"}, which are loaded beside it. It reads expression, not inner feeling.
+
+## Figures
+
+{table}
+
+Only turns with a label count. The best epoch was chosen on validation.
+
+## Use
+
+```python
+from transformers import pipeline
+
+reader = pipeline("conversational-emotion-recognition", model="{repo}", trust_remote_code=True)
+print(reader([{{"speaker": "ann", "text": "You did what?"}}, {{"speaker": "bob", "text": "I am so sorry."}}]))
+```
 
 ## Not for
 

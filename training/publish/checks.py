@@ -86,6 +86,8 @@ def check_loads(folder: Path, repo: str) -> None:
             environment.pop(name, None)
         card = Path(folder) / "README.md"
         example = first_example(card.read_text("utf-8")) if card.is_file() else ""
+        if json.loads((Path(folder) / "config.json").read_text("utf-8")).get("step_aligned"):
+            example = ""  # it needs the checkpoint of the towers, which is another repository
         job = Path(temporary) / "job.json"
         job.write_text(json.dumps({"repo": repo, "example": example}))
         done = subprocess.run(

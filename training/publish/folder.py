@@ -28,7 +28,9 @@ from triemo.modeling import (
     TriemoModel,
 )
 from triemo.processing import (
+    DIALOGUE_TASK,
     TASK,
+    ConversationalEmotionRecognitionPipeline,
     MultimodalEmotionRecognitionPipeline,
     TriemoFeatureExtractor,
     TriemoImageProcessor,
@@ -39,6 +41,7 @@ from triemo.training.publish.card import (
     RELEASED,
     TEMPLATE,
     check_card,
+    dialogue_card,
     plain_card,
     read_metrics,
     released_card,
@@ -109,6 +112,10 @@ def _card(checkpoint: Path, folder: Path, repo: str, base_model: str | None, car
         return own.read_text("utf-8")
     if card is not None and "{{" not in (text := Path(card).read_text("utf-8")):
         return text
+    if is_head(checkpoint):
+        results = checkpoint / "results.json"
+        measured = _read_json(results) if metrics is None and results.is_file() else metrics
+        return dialogue_card(repo, TriemoConfig.from_pretrained(folder), measured or {})
     logging.disable_progress_bar()
     model, processor = load_model(str(checkpoint))
     reader: Any = MultimodalEmotionRecognitionPipeline(model=model.eval(), processor=processor, device="cpu")
@@ -180,7 +187,7 @@ def assemble_hub_folder(
             besides `adapter_config.json` and `adapter_model.safetensors`, and weights only where `base_model` is None.
         output: folder to write; it must not exist or be empty. It appears only once it is complete.
         repo: the repository's name on the Hub, where an adapter finds the weights beside it.
-        base_model: the repository in which an adapter finds its weights instead.
+        base_model: the repository in which an adapter finds its weights instead, or a head over vectors its towers.
 
     Returns:
         `output`.
@@ -191,8 +198,10 @@ def assemble_hub_folder(
     checkpoint, output = Path(checkpoint), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"output must be a new or empty folder, got {output}, which is not.")
-    written = {"config.json": _model_config, "processor_config.json": _processor_config}
-    files = _check_present(checkpoint, _NEEDED)
+    written: dict[str, Any] = {"config.json": partial(_model_config, base=base_model)}
+    head = is_head(checkpoint)
+    written |= {} if head else {"processor_config.json": _processor_config}
+    files = _check_present(checkpoint, _NEEDED[:1] if head else _NEEDED)
     is_adapter = (checkpoint / _ADAPTER_CONFIG).is_file()
     if is_adapter:
         files += _check_present(checkpoint, [_ADAPTER_CONFIG, _ADAPTER])
@@ -201,7 +210,7 @@ def assemble_hub_folder(
         files += _weight_files(checkpoint)
     configs = {name: write(checkpoint) for name, write in written.items()}
     files += [checkpoint / name for name in _OPTIONAL if (checkpoint / name).is_file()]
-    files += _source_files()
+    files += _source_files(ConversationalEmotionRecognitionPipeline if head else MultimodalEmotionRecognitionPipeline)
 
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as parent:
@@ -217,7 +226,13 @@ def assemble_hub_folder(
     return output
 
 
-def _model_config(checkpoint: Path) -> dict[str, Any]:
+def is_head(checkpoint: Path) -> bool:
+    """Whether a checkpoint reads vectors that another one's towers make, and so has no processor."""
+    file = checkpoint / "config.json"
+    return file.is_file() and bool(_read_json(file).get("step_aligned"))
+
+
+def _model_config(checkpoint: Path, base: str | None = None) -> dict[str, Any]:
     config = _read_json(checkpoint / "config.json")
     if config.get("model_type") != TriemoConfig.model_type:
         raise ValueError(
@@ -226,7 +241,20 @@ def _model_config(checkpoint: Path) -> dict[str, Any]:
         )
     config["auto_map"] = {auto: _reference(cls) for auto, cls in _MODEL_CLASSES.items()}
     pipeline = {"impl": _reference(MultimodalEmotionRecognitionPipeline), "pt": ["AutoModelForVideoClassification"]}
-    config["custom_pipelines"] = {TASK: {**pipeline, "type": "multimodal"}}
+    task = TASK
+    if is_head(checkpoint):
+        pipeline = {
+            "impl": _reference(ConversationalEmotionRecognitionPipeline),
+            "pt": ["AutoModelForTokenClassification"],
+        }
+        task = DIALOGUE_TASK
+        towers = base or config.get("base_model_name_or_path")
+        if towers and Path(towers).is_dir():
+            raise ValueError(
+                f"base-model: {checkpoint} reads the vectors of {towers}; name its repository on the Hub."
+            )
+        config["base_model_name_or_path"] = towers
+    config["custom_pipelines"] = {task: {**pipeline, "type": "multimodal"}}
     return config
 
 
@@ -266,9 +294,9 @@ def _check_present(checkpoint: Path, names: Iterable[str]) -> list[Path]:
     return files
 
 
-def _source_files() -> list[Path]:
+def _source_files(pipeline: type) -> list[Path]:
     """The files of the published classes and the siblings that these import, directly or not."""
-    classes = {*_MODEL_CLASSES.values(), TriemoProcessor, MultimodalEmotionRecognitionPipeline}
+    classes = {*_MODEL_CLASSES.values(), TriemoProcessor, pipeline}
     entries = {str(sys.modules[cls.__module__].__file__) for cls in (*classes, *(cls for _, cls in _PARTS.values()))}
     files = {Path(name) for entry in entries for name in (entry, *get_relative_import_files(entry))}
     by_name = {file.name: file for file in files}

@@ -39,6 +39,8 @@ def load_everything(repo: str) -> None:
         model, info = loaded
         if type(model).__name__ in architectures and info["missing_keys"]:
             raise ValueError(f"{name}: weights are missing: {sorted(info['missing_keys'])[:5]}")
+    if cached_file(repo, "processor_config.json", _raise_exceptions_for_missing_entries=False) is None:
+        return  # a head over vectors
     for name in ("AutoProcessor", "AutoTokenizer", "AutoImageProcessor", "AutoFeatureExtractor"):
         getattr(transformers, name).from_pretrained(repo, **TRUST)
 
