@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 __all__ = ["check_loads", "check_no_pickles", "first_example", "lay_out_cache"]
 
 _PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".h5", ".msgpack"}
-_MEDIA = {".mp4", ".flac", ".wav", ".png", ".jpg", ".jpeg", ".svg"}
+_MEDIA = {".mp4", ".flac", ".opus", ".wav", ".png", ".jpg", ".jpeg", ".svg"}
 _COMMIT = "0" * 40
 _SCRIPT = Path(__file__).with_name("loads.py")
 
@@ -61,7 +61,7 @@ def _check_kind(path: Path, name: Path) -> None:
                 weights.keys()
         elif kind == ".py":
             ast.parse(path.read_text("utf-8"))
-        elif kind in (".md", ".txt", ".css", ".yaml") or path.name == "LICENSE":
+        elif kind in (".md", ".txt", ".css", ".srt", ".yaml") or path.name == "LICENSE":
             path.read_text("utf-8")
         elif kind != ".onnx" and kind not in _MEDIA and not path.name.endswith(".onnx.data"):
             raise ValueError(f"checkpoint: {name} is of a kind that is not published.")
