@@ -177,6 +177,14 @@ def details_table(metrics: Mapping[str, Any]) -> str:
     left_out = find_group(metrics, "voice_left_out_corpora")
     if left_out:
         parts.append(f"### Voice: corpora left out of training, one at a time\n\n{_scores_table('corpus', left_out)}")
+    abstaining = {
+        subset: found["selective"] | {"area": found["risk_coverage"]["area"]}
+        for subset, found in find_group(metrics, "abstaining").items()
+        if "selective" in found
+    }
+    if abstaining:
+        title = "Answers at or above the stored score, and the area under the curve of risk by coverage"
+        parts.append(f"### {title}\n\n{_scores_table('modalities', abstaining)}")
     joined = find_group(metrics, "joined_voices")
     if joined:
         rows = [(name.replace("_", " "), _shown(count)) for name, count in joined.items()]

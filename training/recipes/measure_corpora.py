@@ -27,6 +27,7 @@ from triemo.training.data.composites import draw_composites, item_classes
 from triemo.training.data.waveforms import RATE
 from triemo.training.metrics.calibration import calibration_temperature
 from triemo.training.metrics.scores import best_thresholds, classification_scores, multi_label_scores
+from triemo.training.metrics.selection import pick_min_score, risk_coverage, selective_accuracy
 from triemo.training.recipes.faces import held_out_faces
 from triemo.training.recipes.joint import TriModalCollator, predict_logits, single_modality, subset_logits
 from triemo.training.recipes.joint_corpora import AllCorpora
@@ -64,6 +65,9 @@ PROTOCOLS = {
     "cross-validation over speakers, or over rows without a voice, it did not lower the cross-entropy by more than a "
     "standard error. Expected calibration error with 15 equal-width bins on the tests (rows of one label). "
     "if_calibrated: the error's mean over 200 draws of the labels from the model's own probabilities.",
+    "abstaining": "min_score of each subset: the lowest score from which on the answers to validation rows are right "
+    "in nine of ten cases (corpora as for the temperatures); coverage is the share of the test rows that reach it, "
+    "accuracy that of their answers.",
 }
 
 
@@ -241,22 +245,52 @@ def figures(
     return found
 
 
-def fit_temperatures(split: Split) -> dict[str, float]:
-    """Of each subset: single modalities over their corpora, each counting alike, the others on composites."""
+def pooled(split: Split) -> dict[str, tuple[np.ndarray, np.ndarray, list[str], np.ndarray]]:
+    """Of each subset logits (N, C), class ids (N,), groups (N,) and weights (N,) of the rows of one label: single
+    modalities over their corpora, each counting alike, the others on composites."""
     parts: dict[str, list[Rows]] = {name: [rows] for name, rows in split.subsets.items()}
     parts |= {modality: list(corpora.values()) for modality, corpora in split.single()}
-    temperatures = {}
-    for subset, found in parts.items():
+    found = {}
+    for subset, corpora in parts.items():
         logits, ids, groups, weights = [], [], [], []
-        for number, rows in enumerate(found):
+        for number, rows in enumerate(corpora):
             one = rows.chosen(rows.targets.sum(1) == 1)
             logits.append(one.logits)
             ids.append(one.targets.argmax(1))
             groups += [f"{number} {group}" for group in one.groups]
             weights.append(np.full(len(one.groups), 1 / len(one.groups)))
-        fitted = calibration_temperature(np.concatenate(logits), np.concatenate(ids), groups, np.concatenate(weights))
-        temperatures[subset] = fitted or 1.0
-    return temperatures
+        found[subset] = np.concatenate(logits), np.concatenate(ids), groups, np.concatenate(weights)
+    return found
+
+
+def fit_temperatures(split: Split) -> dict[str, float]:
+    """Of each subset, 1 where none helps."""
+    return {
+        subset: calibration_temperature(logits, ids, groups, weights) or 1.0
+        for subset, (logits, ids, groups, weights) in pooled(split).items()
+    }
+
+
+def fit_min_scores(split: Split, temperatures: Mapping[str, float]) -> dict[str, float]:
+    """Of each subset the score from which on answers are right in nine of ten cases, where there is one."""
+    picked = {
+        subset: pick_min_score(logits / temperatures[subset], ids, weights=weights)
+        for subset, (logits, ids, _, weights) in pooled(split).items()
+    }
+    return {subset: found["min_score"] for subset, found in picked.items() if found is not None}
+
+
+def selective_figures(
+    split: Split, temperatures: Mapping[str, float], least: Mapping[str, float]
+) -> dict[str, dict[str, Any]]:
+    """Of each subset the risk by coverage, and coverage and accuracy at its `min_score`; each row counts alike."""
+    found = {}
+    for subset, (logits, ids, _, _) in pooled(split).items():
+        scaled = logits / temperatures[subset]
+        found[subset] = {"risk_coverage": risk_coverage(scaled, ids)}
+        if subset in least:
+            found[subset]["selective"] = selective_accuracy(scaled, ids, least[subset])
+    return found
 
 
 def speakers(clips: Iterable[Clip]) -> dict[str, dict[str, list[str]]]:
@@ -291,7 +325,8 @@ def train_evaluate_corpora(
 
     validation = answers("validation")
     temperatures = fit_temperatures(validation)
-    model.config.calibration_temperature = temperatures
+    least = fit_min_scores(validation, temperatures)
+    model.config.calibration_temperature, model.config.min_score = temperatures, least
     save_half(model, checkpoint)
     model.float()
     test = answers("test")
@@ -300,6 +335,7 @@ def train_evaluate_corpora(
     calm = {path for path, label in zip(own["row"], own["label"], strict=True) if label == "calm"}
     spoken = np.array([clip.path not in calm for clip in voices])
     found = figures(validation, test, film_answers(model, test), temperatures, spoken)
+    found["abstaining"] = selective_figures(test, temperatures, least)
     found["joined_voices"] = joined_voices(model, voices)
     corpora = sorted({part.partition("/")[0] for part in [*test.text, *test.audio, *test.vision] if part != "ferplus"})
     metrics = {
@@ -308,6 +344,7 @@ def train_evaluate_corpora(
         "figures": found,
         "protocols": PROTOCOLS,
         "calibration_temperatures": temperatures,
+        "min_score": least,
         "command": f"python training/recipes/release.py --config {run.config} --data DATA --weights WEIGHTS",
         "seed": run.seed,
         "speakers": speakers(read_clips(run.folder(voice_check))),

@@ -9,7 +9,15 @@ import torch
 from triemo.training.corpora.labels import EMOTIONS, label2id
 from triemo.training.data.waveforms import RATE
 from triemo.training.recipes import measure_corpora
-from triemo.training.recipes.measure_corpora import Rows, fit_temperatures, joined_voices, speakers, text_figures
+from triemo.training.recipes.measure_corpora import (
+    Rows,
+    fit_min_scores,
+    fit_temperatures,
+    joined_voices,
+    selective_figures,
+    speakers,
+    text_figures,
+)
 from triemo.training.recipes.voice_states import Clip
 
 
@@ -58,6 +66,11 @@ def test_a_small_corpus_counts_as_much_as_a_large_one_in_the_temperature():
 
     alone, both = fit_temperatures(split({"own": large})), fit_temperatures(split({"own": large, "small": wrong}))
     assert alone["audio"] == pytest.approx(1.0, abs=0.05) and both["audio"] > 2
+    least = fit_min_scores(split({"own": large, "small": wrong}), both)
+    assert set(least) <= set(both) and all(0 <= value < 1 for value in least.values())
+    scored = selective_figures(split({"own": large}), alone, {"audio": 0.5})
+    assert scored["audio"]["selective"]["coverage"] < 1 and scored["audio"]["selective"]["accuracy"] > 0.5
+    assert "selective" not in scored["text"] and scored["text"]["risk_coverage"]["coverage"][-1] == 1
     assert both["text"] == alone["text"] and set(both) == {"text", "audio", "vision", "text+audio"}
 
 
