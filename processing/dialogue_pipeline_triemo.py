@@ -25,6 +25,8 @@ logger = logging.get_logger(__name__)
 DIALOGUE_TASK = "conversational-emotion-recognition"
 TURN_KEYS = ("text", "audio", "video", "image", "speaker")
 _PROCESSING = ("use_sound_track", "sampling_rate", "num_frames", "frame_rate", "limits")
+# What each medium of a turn may carry.
+_CARRIES = {"text": ("text",), "audio": ("audio",), "image": ("vision",), "video": ("audio", "vision")}
 _UNKNOWN_SPEAKER = -1
 _TURNS_AT_ONCE = 64  # turns whose media are in memory at once
 
@@ -176,12 +178,16 @@ class ConversationalEmotionRecognitionPipeline(Pipeline):
                 )
         if turns_at_once is not None:
             self.encoder.batch_size = turns_at_once
-        given = [{key: value for key, value in turn.items() if key != "speaker"} for turn in turns]
+        read = [key for key, carried in _CARRIES.items() if set(carried) & set(self.encoder.layers)]
+        given = [{key: value for key, value in turn.items() if key in read} for turn in turns]
         try:
             vectors = self.encoder(given, first=first, return_notes=True, **parameters)
         except ValueError as error:
             raise ValueError(f"{_place(dialogue)}: {error}") from error
         notes = vectors.pop("notes")
+        for row, turn in enumerate(turns):
+            left_out = [key for key in _CARRIES if key not in read and not is_absent(turn.get(key))]
+            notes[row] += [f"{_CARRIES[key][-1]}: this model reads {' and '.join(read)} alone" for key in left_out]
         masks = torch.stack([vectors[MASKS[name]].bool() for name in VECTORS if MASKS[name] in vectors])
         for row, there in enumerate(masks.any(0).tolist()):
             if not (there or keep_empty):

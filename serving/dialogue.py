@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -58,6 +58,8 @@ def dialogue(
     watched = [parse_rule(rule, labels) for rule in rules]
     reports, undelivered = [], 0
     for one in dialogues:
+        if one.recording is not None and set(reader.encoder.layers) == {"text"}:
+            one = replace(one, recording=None, notes=[*one.notes, "audio: this model reads words alone"])
         with errors.status(f"Reading {one.name}") if errors.is_terminal else nullcontext():
             answers = _answers(reader, one, keep_empty, explain)
         watch = RuleWatch(watched, one.name)

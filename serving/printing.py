@@ -14,7 +14,7 @@ from rich.table import Table
 from triemo.serving.onnx.processing.explanations_triemo import Subset
 from triemo.serving.reading import Evidence, Reading
 from triemo.serving.samples import Sample
-from triemo.serving.timeline.dialogue_report import DialogueReport, clock
+from triemo.serving.timeline.dialogue_report import DialogueReport, clock, told_of_dialogue
 
 __all__ = [
     "DISCLAIMER",
@@ -158,11 +158,8 @@ def print_dialogue(console: Console, report: DialogueReport) -> None:
         console.print(moved)
     for alert in report.alerts:
         _line(console, f"Alert: turn {alert.turn}, {alert.speaker}: {alert.rule}", style="bold red")
-    for note in report.notes:
-        _line(console, f"Note: {note[0].upper()}{note[1:]}.", style="yellow")
-    for number, answer in enumerate(report.answers, start=1):
-        for note in answer.get("notes", []):
-            _line(console, f"Turn {number}: {note[0].upper()}{note[1:]}.", style="yellow")
+    for told in told_of_dialogue(report):
+        _line(console, told, style="yellow")
 
 
 def print_disclaimer(console: Console) -> None:

@@ -15,7 +15,16 @@ from triemo.serving.timeline.html import HtmlPage
 from triemo.serving.timeline.transcripts import Utterance
 from triemo.training.common import write_json
 
-__all__ = ["DialogueReport", "Stretch", "TurningPoint", "clock", "make_report", "report_document", "write_report"]
+__all__ = [
+    "DialogueReport",
+    "Stretch",
+    "TurningPoint",
+    "clock",
+    "make_report",
+    "report_document",
+    "told_of_dialogue",
+    "write_report",
+]
 
 UNKNOWN = "unknown"
 INFLUENCE_METHOD = (
@@ -212,6 +221,16 @@ def draw_arcs(report: DialogueReport) -> bytes:
     return buffer.getvalue()
 
 
+def told_of_dialogue(report: DialogueReport) -> list[str]:
+    """What people are to know, a sentence each: of the dialogue, and of turns, once where several share it."""
+    turns: dict[str, list[str]] = {}
+    for number, answer in enumerate(report.answers, start=1):
+        for note in answer.get("notes", []):
+            turns.setdefault(note, []).append(str(number))
+    told = [f"{note[0].upper()}{note[1:]}." for note in report.notes]
+    return told + [f"Turn {', '.join(numbers)}: {note[0].upper()}{note[1:]}." for note, numbers in turns.items()]
+
+
 def clock(seconds: float | None) -> str:
     """Minutes and seconds, "1:02.5"; empty where unknown."""
     if seconds is None:
@@ -355,8 +374,8 @@ def _page(report: DialogueReport, picture: bytes | None, model: str) -> HtmlPage
         read = "-" if answer["label"] is None else f"{answer['label']} {answer['score']:.0%}"
         rows.append([number, clock(one.start), _name(answer), read, one.text])
     page.table(["turn", "time", "speaker", "emotion", "words"], rows)
-    told = [f"Turn {n}: {note}" for n, a in enumerate(report.answers, start=1) for note in a.get("notes", [])]
-    if report.notes or told:
+    told = told_of_dialogue(report)
+    if told:
         page.heading("Notes")
-        page.items([*report.notes, *told])
+        page.items(told)
     return page

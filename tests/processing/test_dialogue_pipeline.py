@@ -139,6 +139,21 @@ def test_a_turn_without_anything_is_named_or_kept_as_context(reader):
     assert not np.allclose(scores([kept[3]]), scores([without[2]]), atol=1e-5)  # that ann had a turn is seen
 
 
+def test_what_the_model_does_not_read_is_told():
+    """A head of words alone: media besides are not even opened."""
+    words = UtteranceEncoder(tiny_classifier(), tiny_processor(), {"text": (-1,)})
+    head = tiny_head(audio_feature_size=None, vision_feature_size=None)
+    reader = ConversationalEmotionRecognitionPipeline(head, encoder=words)
+    both = [{"text": "happy", "audio": "nowhere.wav", "video": "nowhere.mp4"}, {"text": "sad"}]
+    answers = reader(both, return_notes=True)
+    assert answers[0]["notes"] == ["audio: this model reads text alone", "vision: this model reads text alone"]
+    assert answers[1]["notes"] == [] and answers[0]["modalities"] == ["text"]
+    with pytest.raises(
+        ValueError, match=r"turn 2: there is nothing to read from \(.*audio: this model reads text alone"
+    ):
+        reader([both[1], {"audio": "nowhere.wav"}])
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -82,4 +82,4 @@ def test_the_files(report, tmp_path):
     picture = np.asarray(Image.open(tmp_path / "new" / "call_7.png").convert("RGB"))
     assert (picture == (214, 39, 40)).all(-1).sum() > 1000  # the red of anger
     page = (tmp_path / "new" / "call_7.html").read_text()
-    assert "<td>customer</td><td>anger 70%</td><td>=words &lt;b&gt;</td>" in page and "Turn 5: silence" in page
+    assert "<td>customer</td><td>anger 70%</td><td>=words &lt;b&gt;</td>" in page and "Turn 5: Silence." in page
