@@ -76,6 +76,10 @@ def predict_command(
         typer.Option("--top-k", min=1, help="Emotions to show; by default all, in the table of several files one."),
     ] = None,
     candidate_labels: Labels = None,
+    min_score: MinScore = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say which words, moments and frames an answer rests on.")
+    ] = False,
     model: Model = None,
     device: Device = None,
     frames: Frames = None,
@@ -96,7 +100,9 @@ def predict_command(
 
     triemo predict *.mp4 --json --top-k 3 > emotions.json
 
-    triemo predict call.wav --candidate-labels anger,neutral
+    triemo predict call.wav --candidate-labels anger,neutral --min-score 0.7
+
+    triemo predict clip.mp4 --text "I can't believe it!" --explain
     """
     from triemo.serving.samples import check_usage
 
@@ -113,6 +119,8 @@ def predict_command(
             device=device,
             top_k=top_k,
             candidate_labels=candidate_labels,
+            min_score=min_score,
+            explain=explain,
             as_json=as_json,
             **_clip_options(frames, not no_sound_track),
         )

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from triemo.serving import printing
+from triemo.serving.onnx.processing.explanations_triemo import disagree, said_alone
 from triemo.serving.onnx.processing.samples_triemo import checked_labels
 from triemo.serving.reading import (
     Evidence,
@@ -23,6 +24,8 @@ from triemo.serving.reading import (
     read_subsets,
     reading_document,
     subsets_document,
+    with_certainty,
+    with_explanation,
 )
 from triemo.serving.samples import Sample, UsageError, demo_sample, make_sample
 from triemo.training.common import default_model
@@ -40,6 +43,8 @@ def predict(
     device: str | None = None,
     top_k: int | None = None,
     candidate_labels: str | None = None,
+    min_score: float | None = None,
+    explain: bool = False,
     as_json: bool = False,
     **options: Any,
 ) -> int:
@@ -48,6 +53,8 @@ def predict(
 
     Args:
         candidate_labels: the labels to choose among, with commas between them.
+        min_score: least score of an answer that is not uncertain; by default what is stored with the checkpoint.
+        explain: say what each answer rests on.
         options: `num_frames`, `use_sound_track`.
 
     Returns:
@@ -80,7 +87,10 @@ def predict(
             continue
         reader = get_reader()
         try:
-            results.append(read_sample(reader, sample, candidate_labels, **options))
+            reading = with_certainty(reader, read_sample(reader, sample, candidate_labels, **options), min_score)
+            if explain:
+                reading = with_explanation(reader, reading, candidate_labels, **options)
+            results.append(reading)
         except ValueError as error:
             results.append((name, _error_line(errors, name, error)))
     readings = [result for result in results if isinstance(result, Reading)]
@@ -127,6 +137,9 @@ def demo(
     printing.print_sample(console, sample, read.evidence)
     printing.print_subsets(console, read.scores)
     printing.print_contributions(console, read.label, read.empty, read.parts)
+    alone = said_alone(read.scores)
+    if disagree(alone):
+        printing.print_disagreement(console, alone)
     printing.print_disclaimer(console)
 
 
@@ -163,4 +176,10 @@ def _print_tables(readings: list[Reading], several: bool, top_k: int | None, is_
         printing.print_summary(console, readings, top_k, is_share)
     else:
         printing.print_reading(console, readings[0], top_k, is_share)
+    for reading in readings:
+        if several and reading.explanation is not None:
+            printing.print_name(console, reading.sample.name)
+        told = reading.explanation or []
+        for one in told if isinstance(told, list) else [told]:
+            printing.print_explanation(console, one)
     printing.print_disclaimer(console)

@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from triemo.serving.onnx.processing.explanations_triemo import Subset
 from triemo.serving.reading import Evidence, Reading
@@ -19,12 +20,16 @@ from triemo.serving.timeline.dialogue_report import DialogueReport, clock, told_
 __all__ = [
     "DISCLAIMER",
     "NAMES",
+    "disagreement",
     "fallback_note",
     "listed",
     "percent",
     "print_contributions",
     "print_dialogue",
+    "print_disagreement",
     "print_disclaimer",
+    "print_explanation",
+    "print_name",
     "print_reading",
     "print_sample",
     "print_subsets",
@@ -36,6 +41,7 @@ __all__ = [
 NAMES = {"text": "words", "audio": "voice", "vision": "face"}
 DISCLAIMER = "Triemo reads expression, not inner feeling."
 _BAR_WIDTH = 30  # characters
+_STRONGEST = 5  # words that are named with their numbers
 
 
 def print_sample(console: Console, sample: Sample, evidence: Evidence) -> None:
@@ -62,6 +68,8 @@ def print_reading(console: Console, reading: Reading, top_k: int | None, is_shar
         cells = [percent(score), _bar(console, score)] if is_share else [f"{score:.3f}"]
         table.add_row(escape(entry["label"]), *cells, style="bold" if rank == 0 else None)
     console.print(table)
+    if reading.uncertain:
+        _line(console, "Uncertain: the best score is below the least that is asked for.", style="yellow")
 
 
 def print_summary(console: Console, readings: Sequence[Reading], top_k: int | None, is_share: bool = True) -> None:
@@ -75,7 +83,7 @@ def print_summary(console: Console, readings: Sequence[Reading], top_k: int | No
         best = reading.scores[: top_k or 1]
         table.add_row(
             escape(reading.sample.name),
-            "\n".join(escape(entry["label"]) for entry in best),
+            "\n".join(escape(entry["label"]) for entry in best) + (" (uncertain)" if reading.uncertain else ""),
             "\n".join(percent(entry["score"]) if is_share else f"{entry['score']:.3f}" for entry in best),
             read_from(reading.evidence.modalities, reading.evidence.faces),
         )
@@ -160,6 +168,82 @@ def print_dialogue(console: Console, report: DialogueReport) -> None:
         _line(console, f"Alert: turn {alert.turn}, {alert.speaker}: {alert.rule}", style="bold red")
     for told in told_of_dialogue(report):
         _line(console, told, style="yellow")
+
+
+def print_explanation(console: Console, told: Mapping[str, Any]) -> None:
+    """
+    What an answer rests on, from `explain_sample`: what modalities add and whether they disagree, then the words,
+    moments and frames, in percentage points of the score that is lost without them.
+    """
+    if "timestamp" in told:
+        begin, end = told["timestamp"]
+        _line(console, f"From {begin:.1f} to {end:.1f} s", style="bold")
+    print_contributions(console, told["label"], told["without_input"], told["contributions"])
+    if told["disagree"]:
+        print_disagreement(console, told["alone"])
+    if told.get("words"):
+        _print_words(console, told["words"])
+    for kind, name in (("moments", "Voice"), ("frames", "Face")):
+        if told.get(kind):
+            _print_times(console, name, told[kind])
+
+
+def _print_words(console: Console, words: Sequence[Mapping[str, Any]]) -> None:
+    """The sentence, with what raised the score underlined and what lowered it struck out; then the strongest."""
+    most = max(abs(entry["effect"]) for entry in words) or 1.0
+    text = Text("Words  ")
+    for entry in words:
+        share = entry["effect"] / most
+        style = "bold underline green" if share > 0.5 else "underline green" if share > 0.1 else ""
+        style = style or ("strike red" if share < -0.1 else "")
+        text.append(entry["word"], style)
+        text.append(" ")
+    console.print(text)
+    strongest = sorted(words, key=lambda entry: -abs(entry["effect"]))[:_STRONGEST]
+    named = [f"{entry['word']} {100 * entry['effect']:+.1f}" for entry in strongest if abs(entry["effect"]) > 5e-4]
+    if named:
+        _line(console, f"       {', '.join(named)}")
+
+
+def _print_times(console: Console, name: str, parts: Sequence[Mapping[str, Any]]) -> None:
+    """A bar for each part of the time, the higher the more it raised the score, and when that was most."""
+    most = max(abs(part["effect"]) for part in parts) or 1.0
+    steps = " .:-=+*#" if console.options.ascii_only else "▁▂▃▄▅▆▇█"
+    text = Text(f"{name:<7}")
+    for part in parts:
+        height = round((len(steps) - 1) * max(part["effect"], 0.0) / most)
+        text.append(steps[height], "red" if part["effect"] < -0.1 * most else "green")
+    begin, end = _span(parts[0])[0], _span(parts[-1])[1]
+    best = max(parts, key=lambda part: part["effect"])
+    at, until = _span(best)
+    when = f"at {at:.1f} s" if at == until else f"from {at:.1f} to {until:.1f} s"
+    text.append(f"  {begin:.1f} to {end:.1f} s, most {when} ({100 * best['effect']:+.1f})")
+    console.print(text, soft_wrap=True)
+
+
+def _span(part: Mapping[str, Any]) -> tuple[float, float]:
+    return part.get("timestamp") or (part["time"], part["time"])
+
+
+def print_name(console: Console, name: str) -> None:
+    """Of which sample what follows is."""
+    _line(console, name, style="bold underline")
+
+
+def print_disagreement(console: Console, alone: Mapping[str, Mapping[str, Any]]) -> None:
+    _line(console, disagreement(alone), style="yellow")
+
+
+def disagreement(alone: Mapping[str, Mapping[str, Any]]) -> str:
+    """
+    How modalities disagree, from `said_alone`: "Words and voice disagree: words alone say joy (80.6 %), voice fear
+    (66.5 %)."
+    """
+    said = [f"{NAMES[name]} {one['label']} ({percent(one['score'])})" for name, one in alone.items()]
+    first, _, rest = said[0].partition(" ")
+    verb = "say" if "text" in alone else "says"
+    names = listed(list(alone))
+    return f"{names[0].upper()}{names[1:]} disagree: {', '.join([f'{first} alone {verb} {rest}', *said[1:]])}."
 
 
 def print_disclaimer(console: Console) -> None:

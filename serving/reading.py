@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from triemo.serving.onnx.processing.contributions_triemo import uninformed_score
 from triemo.serving.onnx.processing.explanations_triemo import Subset, contributions, subset_scores
-from triemo.serving.onnx.processing.samples_triemo import present_modalities
+from triemo.serving.onnx.processing.samples_triemo import MASKS, is_uncertain, present_modalities
 from triemo.serving.samples import Sample
 from triemo.training.common import DIALOGUE_MODEL, HUB_MODEL, default_model
 
@@ -38,6 +38,8 @@ __all__ = [
     "read_subsets",
     "reading_document",
     "subsets_document",
+    "with_certainty",
+    "with_explanation",
 ]
 
 NEEDED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # no code: the installed package is what runs
@@ -237,11 +239,18 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Reading:
-    """`scores` are `{"label", "score"}`, best first."""
+    """
+    Args:
+        scores: `{"label", "score"}`, best first.
+        uncertain: whether the best of them is below the least score.
+        explanation: what the answer rests on (`explain_sample`); of a recording in several windows a list.
+    """
 
     sample: Sample
     evidence: Evidence
     scores: list[dict[str, Any]]
+    uncertain: bool = False
+    explanation: Any = None
 
 
 @dataclass(frozen=True)
@@ -294,6 +303,27 @@ def read_sample(
     return Reading(sample, evidence, reader.postprocess(reader.forward(tensors), candidate_labels=candidate_labels))
 
 
+def with_certainty(reader: Any, reading: Reading, min_score: float | None = None) -> Reading:
+    """A reading that says whether it is uncertain; by default below what is stored with the checkpoint."""
+    present = [name in reading.evidence.modalities for name in MASKS]
+    return replace(reading, uncertain=is_uncertain(reading.scores, reader.model.config, present, min_score))
+
+
+def with_explanation(
+    reader: Any, reading: Reading, candidate_labels: str | Sequence[str] | None = None, **options: Any
+) -> Reading:
+    """
+    A reading with what it rests on; arguments as of `read_sample`.
+
+    Raises:
+        ValueError: an exported graph, or a regression model.
+    """
+    if not hasattr(reader, "processor"):
+        raise ValueError("explain: needs a checkpoint, got an exported graph.")
+    answer = reader(reading.sample.inputs, explain=True, candidate_labels=candidate_labels, **options)
+    return replace(reading, explanation=answer["explanation"])
+
+
 def read_subsets(reader: Any, sample: Sample, **options: Any) -> SubsetReading:
     """
     Scores of every subset of the modalities and each one's contribution; arguments as in `prepare`.
@@ -318,11 +348,13 @@ def reading_document(reading: Reading, top_k: int | None = None) -> dict[str, An
         "text": reading.sample.inputs.get("text"),
         "label": reading.scores[0]["label"],
         "score": reading.scores[0]["score"],
+        "uncertain": reading.uncertain,
         "scores": reading.scores[:top_k],
         "modalities": list(evidence.modalities),
         "frames": faces,
         "missing": evidence.missing,
         "notes": evidence.notes,
+        **({} if reading.explanation is None else {"explanation": reading.explanation}),
     }
 
 

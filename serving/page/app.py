@@ -32,8 +32,9 @@ from starlette.middleware import Middleware  # noqa: E402
 from starlette.responses import JSONResponse  # noqa: E402
 
 from triemo.processing.contributions_triemo import uninformed_score  # noqa: E402
+from triemo.processing.explanations_triemo import disagree, said_alone  # noqa: E402
 from triemo.serving.endpoint.handler import check_media, checked_text, limits_from_environment  # noqa: E402
-from triemo.serving.printing import DISCLAIMER, NAMES, percent, read_from, told_of  # noqa: E402
+from triemo.serving.printing import DISCLAIMER, NAMES, disagreement, percent, read_from, told_of  # noqa: E402
 from triemo.serving.reading import (  # noqa: E402
     SubsetReading,
     load_reader,
@@ -331,6 +332,9 @@ def reading_html(reading: SubsetReading, faces: Sequence[tuple[float, Image.Imag
     ]
     if len(reading.scores) > 1:
         parts += [_subsets(reading), _contributions(reading)]
+        alone = said_alone(reading.scores)
+        if disagree(alone):
+            parts.append(f'<p class="triemo-note" role="status">{escape(disagreement(alone))}</p>')
     return f'<div class="triemo-reading">{"".join(parts)}</div>'
 
 

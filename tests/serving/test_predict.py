@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
+from triemo.serving.printing import disagreement
+
 LABELS = {"anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise"}
 SENTENCE = "I can't believe it, I'm so happy to see you!"
 
@@ -173,6 +175,38 @@ def test_candidate_labels_are_the_only_ones(triemo, clips):
     wrong = triemo("predict", clips / "sound.wav", clips / "face.png", "--candidate-labels", "joy,glee")
     assert wrong.exit_code == 1 and wrong.stdout == ""
     assert len(wrong.stderr.splitlines()) == 1 and "candidate_labels: got 'glee'" in wrong.stderr
+
+
+def test_explanations_in_json_and_for_people(triemo, clips, reader):
+    given = [clips / "sound.wav", "--text", SENTENCE, "--explain"]
+    document = json.loads(triemo("predict", *given, "--json").stdout)
+    told = document["explanation"]
+    expected = reader({"audio": str(clips / "sound.wav"), "text": SENTENCE}, explain=True)["explanation"]
+    assert told == json.loads(json.dumps(expected))
+    assert [entry["word"] for entry in told["words"]] == SENTENCE.split()
+    table = triemo("predict", *given).stdout
+    assert "What makes it" in table and f"Words  {SENTENCE}" in table
+    best = max(told["moments"], key=lambda moment: moment["effect"])
+    (voice,) = [line for line in table.splitlines() if line.startswith("Voice")]
+    assert f"from {best['timestamp'][0]:.1f} to {best['timestamp'][1]:.1f} s" in voice
+    assert len(voice.split()[1]) == len(told["moments"])
+    alone = told["alone"]
+    says = f"Words and voice disagree: words alone say {alone['text']['label']}"
+    assert (says in table) == told["disagree"] == (alone["text"]["label"] != alone["audio"]["label"])
+
+
+def test_how_modalities_disagree():
+    alone = {"audio": {"label": "anger", "score": 0.7}, "vision": {"label": "joy", "score": 0.512}}
+    assert disagreement(alone) == "Voice and face disagree: voice alone says anger (70.0 %), face joy (51.2 %)."
+
+
+def test_below_the_least_score_an_answer_is_uncertain(triemo, clips):
+    least = ["--min-score", "0.99"]
+    assert json.loads(triemo("predict", "--text", SENTENCE, *least, "--json").stdout)["uncertain"] is True
+    assert json.loads(triemo("predict", "--text", SENTENCE, "--json").stdout)["uncertain"] is False
+    assert "Uncertain: the best score is below" in triemo("predict", "--text", SENTENCE, *least).stdout
+    several = triemo("predict", clips / "sound.wav", clips / "face.png", *least).stdout
+    assert several.count("(uncertain)") == 2
 
 
 def test_empty_words_are_refused(triemo):
