@@ -6,8 +6,10 @@ input, 411 or 413 for a request without a length or of too many bytes, 408 for o
 """
 
 import argparse
+import ctypes
 import json
 import signal
+import sys
 import time
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +24,7 @@ __all__ = ["EndpointServer", "main", "most_body_bytes", "parse_arguments"]
 
 IDLE_SECONDS = 10.0  # without a byte from the client
 BODY_SECONDS = 30.0  # until the whole request is here, however slowly it drips
+_M_ARENA_MAX = -8  # of malloc.h
 DISCARD_SECONDS = 5.0  # for what is left of a request that was answered early
 
 
@@ -153,11 +156,22 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Answer requests until interrupted."""
     given = parse_arguments()
+    _share_memory_pools()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C
     handler = EndpointHandler(str(checkpoint_folder(given.model)))
     with EndpointServer(handler, given.host, given.port) as server, suppress(KeyboardInterrupt):
         print(f"Triemo: {server.url} (Ctrl+C stops it)", flush=True)
         server.serve_forever()
+
+
+def _share_memory_pools() -> None:
+    """
+    Keeps glibc from giving every thread that serves a connection a memory pool of its own, which grows to what the
+    largest request needed and is never given back. Other C libraries have no such pools, and no `mallopt`.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if set_option is not None:
+        set_option(_M_ARENA_MAX, 2)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tiny_checkpoint import save_tiny_checkpoint, tiny_tokenizer
 from tiny_data import write_dialogues, write_table
 from tiny_models import tiny_text_config
-from tiny_runs import arguments
+from tiny_runs import arguments, predicted_logits
 from two_processes import run_two_processes
 
 from triemo.training.data.packing import pack_clips
@@ -40,6 +40,7 @@ RUNS = {
     "pretrain_stream": ("pretrain", PRETRAIN | STREAM | {"table": "shards"}),
     "pretrain_apart": ("pretrain", PRETRAIN | STREAM | {"table": "apart/table.csv", "contrastive_weight": 0}),
 }
+TABLES = ("data", "apart")
 SPEED = ("runtime", "per_second", "peak_memory", "clips_per_second")
 
 
@@ -82,7 +83,9 @@ def place(tmp_path_factory):
 def results(place):
     """`{name: (results of one process, of two)}`, the two started once for all runs."""
     alone = {name: import_module(f"triemo.training.{RUNS[name][0]}").main(argv(place, name, 1)) for name in RUNS}
-    (place / "runs.json").write_text(json.dumps([(RUNS[name][0], argv(place, name, 2)) for name in RUNS]))
+    runs = [(RUNS[name][0], argv(place, name, 2)) for name in RUNS]
+    runs += [("predict", [str(place / "tiny"), str(place / name / "table.csv"), str(place / name)]) for name in TABLES]
+    (place / "runs.json").write_text(json.dumps(runs))
     run_two_processes(Path(__file__).parent / "several_runs.py", place / "runs.json")
     return {
         name: (found, json.loads((place / f"{name}_2" / "results.json").read_text())) for name, found in alone.items()
@@ -116,6 +119,19 @@ def test_two_processes_have_the_figures_of_one(place, results, name):
         atol=1e-5,
         rtol=0,
     )
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_two_processes_predict_the_logits_of_one(place, results, name):
+    """Of every row in every subset, on both of them; in `apart` their batches hold different modalities."""
+    alone = predicted_logits(str(place / "tiny"), str(place / name / "table.csv"))
+    assert len(alone["present"]) == 8 and all(any(values) for values in alone["present"].values())
+    for process in range(2):
+        shared = json.loads((place / f"{name}_{process}").read_text())
+        assert {subset: list(rows) for subset, rows in shared.items()} == {s: list(rows) for s, rows in alone.items()}
+        for subset, rows in alone.items():
+            for row, logits in rows.items():
+                assert shared[subset][row] == pytest.approx(logits, abs=1e-5), (subset, row)
 
 
 def test_every_part_of_the_pretraining_loss_is_that_of_one_process(results):
