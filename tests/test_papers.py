@@ -75,6 +75,8 @@ RUN = {
 }
 # Command -> why it is not run; `test_arguments_are_those_of_the_commands` parses those of ours.
 NOT_RUN = {
+    "triemo predict clip.mp4 --explain": "tests/serving/test_predict.py",
+    "triemo read clips/ --output results/": "tests/serving/collection/test_collection.py",
     "pip install -e .": "network",
     "pip install -e '.[demo]'": "network",
     "pip install -e '.[export]'": "network",
