@@ -50,7 +50,7 @@ def explain_sample(
 
     Args:
         reader: the `multimodal-emotion-recognition` pipeline, or what has its `forward` and `model.config`.
-        tensors: what `reader.preprocess(sample)` returns, a batch of one.
+        tensors: what `reader.prepare(sample)` returns, a batch of one.
         words: each word and the steps of its tokens (`TriemoProcessor.words_of`).
         candidate_labels: the labels to choose among; all by default.
 

@@ -16,12 +16,18 @@ from PIL import Image
 __all__ = [
     "DEFAULT_FACE_MARGIN",
     "DEFAULT_FACE_VERTICAL_OFFSET",
+    "FARTHEST",
     "FaceDetector",
     "HaarFaceDetector",
+    "MOST_MISSES",
+    "WORTH_SHOWING",
     "YuNetFaceDetector",
+    "bordered",
     "check_face_detector",
+    "checked_faces",
     "crop_square",
     "cut_crop",
+    "face_distance",
     "find_faces",
     "follow_main_face",
     "locate_main_face",
@@ -41,10 +47,10 @@ _RETRY_BORDER = 0.5  # of the frame's longer side, on every side
 _LARGEST_BORDERED = 1920  # pixels: longer side of a frame before its border
 _BORDERED_AT_ONCE = 8
 
-_MOST_MISSES = 2  # detections in a row that a face may be missed in and still be the same face
-_FARTHEST = 0.7  # of the face's side, how far it may move between two detections
+MOST_MISSES = 2  # detections in a row that a face may be missed in and still be the same face
+FARTHEST = 0.7  # of the face's side, how far it may move between two detections
 _MOST_GROWTH = 1.8  # how much its side may change between them
-_WORTH_SHOWING = 0.25  # of the main face's mean weight, for a face that takes its place after a cut
+WORTH_SHOWING = 0.25  # of the main face's mean weight, for a face that takes its place after a cut
 _STEADY = 0.7  # intersection over union above which a neighbouring frame's box is the same box plus jitter
 
 
@@ -169,17 +175,17 @@ def find_faces(
     with a border around it, since a face that fills the frame is hard to find.
     """
     looked_at = sorted({*range(0, len(frames), detect_every), len(frames) - 1})
-    found = _detect(detector, [frames[i] for i in looked_at])
+    found = checked_faces(detector, [frames[i] for i in looked_at])
     empty = [i for i, faces in enumerate(found) if len(faces) == 0]
     for start in range(0, len(empty), _BORDERED_AT_ONCE):
         some = empty[start : start + _BORDERED_AT_ONCE]
-        bordered, scales, borders = zip(*(_bordered(frames[looked_at[i]]) for i in some), strict=True)
-        for i, scale, border, faces in zip(some, scales, borders, _detect(detector, list(bordered)), strict=True):
+        wide, scales, borders = zip(*(bordered(frames[looked_at[i]]) for i in some), strict=True)
+        for i, scale, border, faces in zip(some, scales, borders, checked_faces(detector, list(wide)), strict=True):
             found[i] = (faces - np.array([border] * 4 + [0])) / np.array([scale] * 4 + [1])
     return found, looked_at
 
 
-def _bordered(frame: np.ndarray) -> tuple[np.ndarray, float, int]:
+def bordered(frame: np.ndarray) -> tuple[np.ndarray, float, int]:
     """A frame with its edge repeated around it, the scale it was shrunk by before, and the border's width."""
     scale = min(1.0, _LARGEST_BORDERED / max(frame.shape[:2]))
     if scale < 1.0:  # a border around a large picture is larger still, around a thin one by far
@@ -224,7 +230,7 @@ def follow_main_face(detections: Sequence[np.ndarray], looked_at: Sequence[int],
     if not tracks:
         return boxes
     tracks.sort(key=lambda track: -track.weights.sum())
-    least = _WORTH_SHOWING * tracks[0].weights.mean()
+    least = WORTH_SHOWING * tracks[0].weights.mean()
     taken = np.zeros(num_frames, dtype=bool)
     for track in tracks:
         first, last = track.frames[0], track.frames[-1]
@@ -243,12 +249,12 @@ def _link(detections: Sequence[np.ndarray], looked_at: Sequence[int]) -> list[_T
     tracks: list[_Track] = []
     alive: list[tuple[int, _Track]] = []  # with the position in `looked_at` where it was last seen
     for position, (frame, faces) in enumerate(zip(looked_at, detections, strict=True)):
-        alive = [(seen, track) for seen, track in alive if position - seen <= _MOST_MISSES + 1]
+        alive = [(seen, track) for seen, track in alive if position - seen <= MOST_MISSES + 1]
         pairs = [
             (distance, a, b)
             for a, (_, track) in enumerate(alive)
             for b, face in enumerate(faces)
-            if (distance := _distance(track.faces[-1], face)) <= _FARTHEST
+            if (distance := face_distance(track.faces[-1], face)) <= FARTHEST
         ]
         used_tracks: set[int] = set()
         used_faces: set[int] = set()
@@ -267,7 +273,7 @@ def _link(detections: Sequence[np.ndarray], looked_at: Sequence[int]) -> list[_T
     return tracks
 
 
-def _distance(before: np.ndarray, now: np.ndarray) -> float:
+def face_distance(before: np.ndarray, now: np.ndarray) -> float:
     """Between two boxes' centres, in sides of the mean box; infinite if the sizes are too different."""
     sides = [float(np.sqrt((face[2] - face[0]) * (face[3] - face[1]))) for face in (before, now)]
     if max(sides) > _MOST_GROWTH * min(sides):
@@ -334,7 +340,8 @@ def cut_crop(frame: np.ndarray, crop: np.ndarray, size: tuple[int, int] | None) 
     return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=(left, top, right, bottom)))
 
 
-def _detect(detector: FaceDetector, frames: list[np.ndarray]) -> list[np.ndarray]:
+def checked_faces(detector: FaceDetector, frames: list[np.ndarray]) -> list[np.ndarray]:
+    """What a detector finds, float64 (faces, 5) a frame without empty boxes; ValueError unless it is that."""
     found = detector(frames)
     if len(found) != len(frames):
         raise ValueError(f"face_detector must return one array a frame: got {len(found)} for {len(frames)} frames")

@@ -16,8 +16,10 @@ from transformers.utils import TensorType, cached_file, logging
 
 from .faces_triemo import FaceDetector, resolve_face_detector
 from .mtcnn_triemo import load_mtcnn_weights
+from .people_triemo import FaceTracks
 from .pictures_triemo import (
     DEFAULT_IMAGE_SETTINGS,
+    Clip,
     TriemoImagesKwargs,
     checked_image_settings,
     face_boxes,
@@ -25,6 +27,7 @@ from .pictures_triemo import (
     read_clips,
 )
 from .presence_triemo import say_once
+from .windows_triemo import Window
 
 __all__ = ["FACE_DETECTOR_FILE", "TriemoImageProcessor"]
 
@@ -129,6 +132,33 @@ class TriemoImageProcessor(BaseImageProcessor):
     def _settings(self, overrides: dict[str, Any]) -> dict[str, Any]:
         current = {name: getattr(self, name) for name in DEFAULT_IMAGE_SETTINGS}
         return checked_image_settings({**current, **overrides})
+
+    def window_arrays(self, window: Window, overrides: dict[str, Any], has_more: bool) -> dict[str, np.ndarray]:
+        """What `preprocess` returns of the frames of one window, a batch of one; its notes are added to the window's.
+
+        Args:
+            window: with frames.
+            overrides: fields of the processor, for this call.
+            has_more: whether it holds sound or text too; else one frame without a face is taken whole.
+        """
+        times = np.array([frame.seconds - window.start for frame in window.frames])
+        frames = [frame.pixels for frame in window.frames]
+        clip = Clip(frames, times, "absent" if has_more or len(frames) > 1 else "whole", window.boxes)
+        data, (notes,) = picture_arrays([clip], self._settings(overrides), self._detector)
+        window.notes += notes
+        return data
+
+    def face_tracks(self, overrides: dict[str, Any], frame_rate: float) -> FaceTracks | None:
+        """Follows faces over a recording by these fields; None where frames are to be taken whole.
+
+        Args:
+            overrides: fields of the processor, for this call.
+            frame_rate: of the frames, in Hz.
+        """
+        settings = self._settings(overrides)
+        if self._detector(settings) is None:
+            return None
+        return FaceTracks(settings, self._detector, frame_rate)
 
     def _detector(self, settings: Mapping[str, Any]) -> FaceDetector | None:
         kind = settings["face_detector"] if settings["do_detect_faces"] else None

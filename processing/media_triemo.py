@@ -32,7 +32,10 @@ from .media_sources_triemo import (
 
 __all__ = [
     "SOURCE_FRAME_RATE",
+    "TIME_TOLERANCE_SECONDS",
+    "ChannelEnergies",
     "MediaInfo",
+    "audio_stream",
     "check_sampling_rate",
     "from_rated_array",
     "is_rated_array",
@@ -41,6 +44,12 @@ __all__ = [
     "load_image",
     "probe_media",
     "resample_by_ffmpeg",
+    "resampled",
+    "start_seconds",
+    "tell_cancelled",
+    "timed_frames",
+    "upright",
+    "video_stream",
     "waveform_from_array",
 ]
 
@@ -51,7 +60,7 @@ _CANCELLED = 0.01  # energy of the channels' mean over theirs, below which they 
 _SILENCE_SECONDS = 0.02  # a longer gap in a video's sound is filled, so that sound and picture stay together
 SOURCE_FRAME_RATE = 25.0  # Hz, of a list of frames, which carries no clock, and of a stream that states no rate
 _BY_FFMPEG = ("GIF", "PNG")  # animations that it decodes; of WebP and AVIF it gives one picture or none
-_TIME_TOLERANCE_SECONDS = 1e-4  # a frame stamped 0.04 s is the one shown at 0.0399999 s
+TIME_TOLERANCE_SECONDS = 1e-4  # a frame stamped 0.04 s is the one shown at 0.0399999 s
 _REORDERED_FRAMES = 20  # more than any codec holds back: a key frame is safe to start from that long before a target
 
 
@@ -145,7 +154,7 @@ def load_audio(source: Any, sampling_rate: int = 16000, notes: list[str] | None 
             if strongest is not None:
                 with open_container(file, name) as container:
                     waveform, _ = _decode_audio(container, sampling_rate, name, channel=strongest)
-                _tell_cancelled(strongest, notes)
+                tell_cancelled(strongest, notes)
             return waveform
     if hasattr(source, "get_all_samples"):
         samples = source.get_all_samples()
@@ -226,7 +235,7 @@ def waveform_from_array(array: Any, notes: list[str] | None = None) -> np.ndarra
         apart = np.square(array, dtype=np.float64).sum(axis=1)
         if np.square(mono, dtype=np.float64).sum() < _CANCELLED * apart.mean():
             mono = array[apart.argmax()]
-            _tell_cancelled(int(apart.argmax()), notes)
+            tell_cancelled(int(apart.argmax()), notes)
     waveform = mono.astype(np.float32)
     if not np.isfinite(waveform).all():
         raise ValueError(f"Sound must hold finite samples, got {np.sum(~np.isfinite(waveform))} NaN or infinite ones.")
@@ -239,7 +248,8 @@ def waveform_from_array(array: Any, notes: list[str] | None = None) -> np.ndarra
     return waveform
 
 
-def _tell_cancelled(channel: int, notes: list[str] | None) -> None:
+def tell_cancelled(channel: int, notes: list[str] | None) -> None:
+    """Adds the note on what `ChannelEnergies` found."""
     if notes is not None:
         notes.append(f"audio: the channels cancel each other out (opposite phase), so only channel {channel} was read")
 
@@ -248,14 +258,11 @@ def _decode_audio(
     container: Any, sampling_rate: int, name: str, channel: int | None = None
 ) -> tuple[np.ndarray, int | None]:
     """The waveform of all channels' mean, or of one, and which channel to take instead where the mean cancels."""
-    stream = first_stream(container, "audio")
-    if stream is None:
-        kinds = sorted({stream.type for stream in container.streams}) or ["no streams"]
-        raise ValueError(f"Cannot read sound from {name}: it has no sound track (found: {', '.join(kinds)}).")
+    stream = audio_stream(container, name)
     errors: list[Exception] = []
-    energies = _Energies()
+    energies = ChannelEnergies()
     limits, samples, chunks = current_limits(), 0, []
-    for chunk in _resampled(container, stream, sampling_rate, errors, energies, channel, name):
+    for chunk in resampled(container, stream, sampling_rate, errors, energies, channel, name):
         samples += len(chunk)
         limits.check("seconds", samples / sampling_rate, name, f"sound of more than {limits.seconds:g} seconds")
         chunks.append(chunk)
@@ -267,7 +274,16 @@ def _decode_audio(
     return waveform, energies.strongest_of_cancelled() if channel is None else None
 
 
-class _Energies:
+def audio_stream(container: Any, name: str) -> Any:
+    """The sound track; ValueError with the file's name where there is none."""
+    stream = first_stream(container, "audio")
+    if stream is None:
+        kinds = sorted({stream.type for stream in container.streams}) or ["no streams"]
+        raise ValueError(f"Cannot read sound from {name}: it has no sound track (found: {', '.join(kinds)}).")
+    return stream
+
+
+class ChannelEnergies:
     """Of the channels of a sound and of their mean, added up frame by frame as they are decoded."""
 
     def __init__(self) -> None:
@@ -285,30 +301,48 @@ class _Energies:
         self.apart += np.square(values).sum(axis=1)
 
     def strongest_of_cancelled(self) -> int | None:
+        """The channel to take where all cancel each other out; None where they do not."""
         if len(self.apart) == 0 or self.mixed >= _CANCELLED * self.apart.mean():
             return None
         return int(self.apart.argmax())
 
 
-def _resampled(
+def resampled(
     container: Any,
     stream: Any,
     sampling_rate: int,
     errors: list[Exception],
-    energies: _Energies,
+    energies: ChannelEnergies,
     channel: int | None,
     name: str,
+    start: float = 0.0,
 ) -> Iterator[np.ndarray]:
+    """The sound of a stream piece by piece, (samples,) float32 at `sampling_rate`.
+
+    Args:
+        errors: to which is added what could not be decoded.
+        energies: to which each frame is added, unless a channel is chosen.
+        channel: the one to take; None for the mean of all.
+        name: of the file, for messages.
+        start: seconds after the file's beginning at which the sound begins; the container stands there or before.
+
+    Raises:
+        ValueError: floats far outside -1..1, or beyond `MediaLimits`.
+    """
     make_resampler = import_av().AudioResampler
     resampler: Any = None
     setup = None
     keep_time = first_stream(container, "video") is not None
     clock = start_seconds(container)
     latest = clock + (container.duration or 0) / 1e6  # a broken time stamp must not become hours of silence
+    clock += start
+    begin, surplus = clock, 0
     limits = current_limits()
     states_floats = str(stream.codec_context.name).startswith("pcm_f")
     for frame in decode_frames(container, stream, errors):
         limits.check_sampling_rate(frame.sample_rate, name)
+        if start and frame.time is not None and frame.time + frame.samples / frame.sample_rate <= begin:
+            continue
         channels = _channels(frame) if states_floats or frame.layout.nb_channels > 1 else np.zeros((0, 0))
         if states_floats and np.abs(channels).max(initial=0.0) > _LARGEST_FLOAT:
             raise ValueError(
@@ -325,12 +359,16 @@ def _resampled(
         if setup != now or gap > _SILENCE_SECONDS:
             if resampler is not None:
                 yield from _floats(resampler.resample(None))
+            elif start and frame.time is not None:
+                surplus = max(0, round((begin - frame.time) * sampling_rate))  # the first frame began before
             if gap > _SILENCE_SECONDS:
                 limits.check("seconds", gap, name, f"a gap of {gap:.0f} seconds in the sound")
                 yield np.zeros(round(gap * sampling_rate), dtype=np.float32)
             # 32-bit integers on purpose: to float FFmpeg mixes channels down without normalising, and stereo clips.
             resampler, setup = make_resampler(format="s32", layout="mono", rate=sampling_rate), now
-        yield from _floats(resampler.resample(frame))
+        for samples in _floats(resampler.resample(frame)):
+            yield samples[surplus:]
+            surplus = max(0, surplus - len(samples))
         clock = (clock if frame.time is None else frame.time) + frame.samples / frame.sample_rate
     if resampler is not None:
         yield from _floats(resampler.resample(None))
@@ -426,7 +464,7 @@ def load_frames(
         if targets is None or len(targets) >= len(items) and frame_rate is None:
             kept = list(range(len(items)))
         else:
-            shown = np.searchsorted(times, np.asarray(targets) + _TIME_TOLERANCE_SECONDS, side="right") - 1
+            shown = np.searchsorted(times, np.asarray(targets) + TIME_TOLERANCE_SECONDS, side="right") - 1
             kept = sorted(set(shown.tolist()))
         return [np.asarray(load_image(items[index])) for index in kept], times[kept]
 
@@ -476,7 +514,7 @@ def _frames_of_animation(
     targets = _targets(_Timeline(0.0, times[-1] + step), num_frames, frame_rate, max_frames)
     wanted = set(range(len(times)))
     if targets is not None and (len(targets) < len(times) or frame_rate is not None):
-        shown = np.searchsorted(times, np.asarray(targets) + _TIME_TOLERANCE_SECONDS, side="right") - 1
+        shown = np.searchsorted(times, np.asarray(targets) + TIME_TOLERANCE_SECONDS, side="right") - 1
         wanted = set(shown.tolist())
     return [
         (seconds, np.asarray(picture))
@@ -485,8 +523,9 @@ def _frames_of_animation(
     ]
 
 
-def upright(frame: Any) -> np.ndarray:
-    """A decoded frame as RGB (height, width, 3) uint8, turned and mirrored as its display matrix says.
+def upright(frame: Any, longest_side: int | None = None) -> np.ndarray:
+    """A decoded frame as RGB (height, width, 3) uint8, turned and mirrored as its display matrix says, and shrunk to
+    `longest_side` pixels where it is larger.
 
     The matrix maps stored to shown positions, x' = a x + c y and y' = b x + d y (FFmpeg, libavutil/display.h); as
     players do, it is rounded to quarter turns. Frames of 4,096 pixels or more are shrunk as stills are.
@@ -494,9 +533,11 @@ def upright(frame: Any) -> np.ndarray:
     # PyAV ties a frame and its side data in a cycle, and a frame keeps its decoder with all its threads until the
     # garbage collector comes by: so a small copy is asked, which has the same.
     turned = frame.reformat(width=8, height=8, interpolation="POINT").side_data
-    factor = shrink_factor(frame.width, frame.height)
+    factor: float = shrink_factor(frame.width, frame.height)
+    if longest_side is not None:
+        factor = max(factor, max(frame.width, frame.height) / longest_side)
     if factor > 1:
-        width, height = max(1, frame.width // factor), max(1, frame.height // factor)
+        width, height = max(1, int(frame.width / factor)), max(1, int(frame.height / factor))
         frame = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
     pixels = frame.to_ndarray(format="rgb24")
     side_data = turned.get(import_av().sidedata.sidedata.Type.DISPLAYMATRIX) if turned else None
@@ -538,7 +579,8 @@ def _targets(
     return [timeline.start + (index + 0.5) * segment for index in range(num_frames)]
 
 
-def _video(container: Any, name: str) -> Any:
+def video_stream(container: Any, name: str) -> Any:
+    """The picture track; ValueError with the file's name where there is none, or one beyond `MediaLimits`."""
     stream = first_stream(container, "video")
     if stream is None:
         kinds = sorted({stream.type for stream in container.streams}) or ["no streams"]
@@ -550,7 +592,7 @@ def _video(container: Any, name: str) -> Any:
 
 def _timeline(container: Any, name: str) -> _Timeline | None:
     """The picture's timeline from the file's headers, or None if they do not say how long it is."""
-    stream = _video(container, name)
+    stream = video_stream(container, name)
     begin = start_seconds(container)
     start = max(0.0, float(stream.start_time * stream.time_base) - begin) if stream.start_time is not None else 0.0
     if stream.duration:
@@ -595,11 +637,11 @@ def _pick(
 ) -> list[tuple[float, np.ndarray]]:
     """The frames shown at `targets` (ascending seconds), each once; without targets, the first `limit` frames."""
     errors: list[Exception] = []
-    stream = _video(container, name)
+    stream = video_stream(container, name)
     stream.thread_type = "AUTO"
     picked: list[tuple[float, np.ndarray]] = []
     if targets is None:
-        for seconds, frame in _timed(container, stream, errors, name):
+        for seconds, frame in timed_frames(container, stream, errors, name):
             picked.append((seconds, upright(frame)))
             if len(picked) == limit:
                 break
@@ -617,7 +659,8 @@ def _frames_field(container: Any) -> str:
     return "animation_frames" if container.format.name in ("gif", "apng") else "frames"
 
 
-def _timed(container: Any, stream: Any, errors: list[Exception], name: str) -> Iterator[tuple[float, Any]]:
+def timed_frames(container: Any, stream: Any, errors: list[Exception], name: str) -> Iterator[tuple[float, Any]]:
+    """Decoded frames with their seconds from the file's start; what cannot be decoded is added to `errors`."""
     begin = start_seconds(container)
     step = 1 / float(stream.average_rate or stream.guessed_rate or SOURCE_FRAME_RATE)
     seconds = -step
@@ -634,7 +677,7 @@ def _shown_at(
 ) -> Iterator[tuple[float, Any]]:
     """Each target's frame is the last one stamped at or before it. Key frames between here and there are jumped to."""
     begin = start_seconds(container)
-    frames = _timed(container, stream, errors, name)
+    frames = timed_frames(container, stream, errors, name)
     margin = _REORDERED_FRAMES / float(stream.average_rate) if stream.average_rate else 0.0
     held: tuple[float, Any] | None = None  # shown at the target, as far as decoded
     ahead: tuple[float, Any] | None = None  # decoded, and later than the target before
@@ -646,11 +689,11 @@ def _shown_at(
             jump = latest > 0 and (here is None or float(keyframes[latest] * stream.time_base) - begin > here[0])
             if jump:
                 container.seek(keyframes[latest], stream=stream)
-                frames, held, ahead = _timed(container, stream, errors, name), None, None
-        if ahead is None or ahead[0] <= target + _TIME_TOLERANCE_SECONDS:
+                frames, held, ahead = timed_frames(container, stream, errors, name), None, None
+        if ahead is None or ahead[0] <= target + TIME_TOLERANCE_SECONDS:
             held, ahead = ahead or held, None
             for seconds, frame in frames:
-                if seconds > target + _TIME_TOLERANCE_SECONDS:
+                if seconds > target + TIME_TOLERANCE_SECONDS:
                     ahead = (seconds, frame)
                     break
                 held = (seconds, frame)

@@ -213,6 +213,7 @@ class Clip:
     frames: list[np.ndarray]
     times: np.ndarray | None = None
     without_face: str = "absent"
+    boxes: np.ndarray | None = None
 
 
 def read_clips(
@@ -346,8 +347,8 @@ def _face_crops(
     clip: Clip, settings: Mapping[str, Any], get_detector: GetDetector
 ) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
     """The crops of the frames where the face is seen, (H, W, 3) uint8 each; (F,) bool, which frames; notes."""
-    boxes, notes = face_boxes(clip.frames, settings, get_detector)
-    if clip.frames and np.isnan(boxes).all() and _is_read_whole(clip, settings):
+    boxes, notes = (clip.boxes, []) if clip.boxes is not None else face_boxes(clip.frames, settings, get_detector)
+    if clip.boxes is None and clip.frames and np.isnan(boxes).all() and _is_read_whole(clip, settings):
         boxes = _full_boxes(clip.frames)
         notes = ["vision: no face was found in the picture at any size, so it was read whole"]
     size = (settings["size"]["height"], settings["size"]["width"]) if settings["do_resize"] else None

@@ -1,13 +1,13 @@
 """The `multimodal-emotion-recognition` pipeline: emotion of any combination of text, sound and picture."""
 
 import os
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from types import GeneratorType
 from typing import Any
 
 import torch
-from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
+from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
 from .explanations_triemo import explain_sample
@@ -19,20 +19,37 @@ from .samples_triemo import (
     TOLD,
     checked_labels,
     is_uncertain,
+    joined_scores,
     media_kind,
     present_modalities,
-    ranked_scores,
     read_input,
 )
+from .windows_triemo import Window, joined_notes, window_plan
 
 __all__ = ["TASK", "MultimodalEmotionRecognitionPipeline", "media_kind"]
 
 logger = logging.get_logger(__name__)
 
+_AT_ONCE = 8  # windows of long inputs that go through the model together
+_ANSWER_PARAMETERS = ("top_k", "candidate_labels", "min_score", "batch_size", "return_timestamps", "return_notes")
+_INPUT_PARAMETERS = (
+    "chunk_length_s",
+    "stride_length_s",
+    "start",
+    "end",
+    "people",
+    "use_sound_track",
+    "sampling_rate",
+    "num_frames",
+    "frame_rate",
+    "limits",
+    "explain",
+    "skip_unreadable",
+)
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-class MultimodalEmotionRecognitionPipeline(Pipeline):
+class MultimodalEmotionRecognitionPipeline(ChunkPipeline):
     """
     Emotion scores for one input or many.
 
@@ -41,7 +58,9 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
     in any form `TriemoProcessor` takes. A list, a generator or a dataset of inputs gives an answer each; there an
     input of which nothing is left to read from (no face, silence) has an empty answer, where alone it is refused.
 
-    Text beyond the tokenizer's limit is read in windows, and the logits are their mean, weighted by tokens. The
+    What lasts longer than a window is read in windows, decoded as a stream: by default the answer is the mean of their
+    scores, weighted by the seconds in which the person is heard, seen or has words, and a note says how many there
+    were. Text beyond the tokenizer's limit is read in windows, and the logits are their mean, weighted by tokens. The
     model's `calibration_temperature` is applied before the softmax.
 
     Parameters, at construction or call:
@@ -51,22 +70,31 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         min_score: what the best score must reach, or the first entry of an answer has `"uncertain": True` besides; by
             default what is stored with the checkpoint.
         batch_size: how many inputs go through the model at once; they may have different modalities and lengths.
+            Windows of long inputs go through it eight at a time.
+        chunk_length_s: seconds of a window, 4 by default; an input that is at most a third longer is read whole.
+        stride_length_s: seconds that a window shares with each neighbour, one number or (left, right); 0 by default.
+        return_timestamps: answer with a list of the windows, each `{"timestamp": (start, end), "scores", "modalities",
+            "people"}`; with `return_notes` also "notes". `people` are those seen in the window: `id`, `box` (x0, y0,
+            x1, y1 in pixels of the file), `times` and whether the window reads them, `read`.
+        start, end: the part of a recording to read, seconds; all by default.
+        people: whom to read, "main", "all" or a box x0, y0, x1, y1 (`TriemoProcessor.windows`).
         use_sound_track: whether the sound of a video counts (default True).
         sampling_rate: of sound given as an array, in Hz.
-        num_frames, frame_rate: how frames are taken from videos.
+        num_frames, frame_rate: how frames are taken from videos, and from each window of a long one.
         limits: `MediaLimits`, or fields of it such as `{"seconds": 60}`.
         return_notes: answer with `{"scores", "modalities", "notes", "uncertain"}`: besides the list of scores, what it
             was read from and what was noticed of the input (`TriemoProcessor`). Otherwise each kind of note is logged
             once.
         explain: answer so, and with `explanation`: what each modality, word, moment of sound and frame added to the
             score, and whether words, voice and face disagree (`explain_sample`). It takes as many more
-            readings of the input as that has parts.
+            readings of the input as that has parts. Of several windows it is a list, each with its `timestamp`.
         skip_unreadable: in a list or a stream, an input that cannot be read has an empty answer, and its last note
             says why; otherwise it ends the call.
 
     Example:
         >>> reader = pipeline("multimodal-emotion-recognition", model="triemo/triemo-small", trust_remote_code=True)
         >>> reader({"video": "clip.mp4", "text": "I can't believe it!"}, top_k=2)
+        >>> reader("interview.mp4", return_timestamps=True)
     """
 
     _load_processor = True
@@ -80,22 +108,31 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         top_k: int | None = None,
         candidate_labels: str | Sequence[str] | None = None,
         min_score: float | None = None,
+        return_timestamps: bool | None = None,
+        return_notes: bool | None = None,
+        alone: bool | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
-        known = ["use_sound_track", "sampling_rate", "num_frames", "frame_rate", "limits"]
-        known += ["return_notes", "explain", "skip_unreadable"]
-        unknown = sorted(set(kwargs) - set(known))
+        unknown = sorted(set(kwargs) - set(_INPUT_PARAMETERS))
         if unknown:
             raise ValueError(
-                f"{TASK} got unknown parameters {unknown}; accepted: top_k, candidate_labels, min_score, batch_size, "
-                f"{', '.join(known)}."
+                f"{TASK} got unknown parameters {unknown}; accepted: {', '.join(_ANSWER_PARAMETERS)}, "
+                f"{', '.join(_INPUT_PARAMETERS)}."
             )
         if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
             raise ValueError(f"top_k must be a whole number of at least 1, got {top_k!r}.")
         if min_score is not None and (isinstance(min_score, bool) or not 0 <= min_score <= 1):
             raise ValueError(f"min_score must be a number from 0 to 1, got {min_score!r}.")
+        window_plan(kwargs.get("chunk_length_s"), kwargs.get("stride_length_s"))
         candidates = checked_labels(candidate_labels, self.model.config)
-        chosen = {"top_k": top_k, "candidate_labels": candidates, "min_score": min_score}
+        chosen = {
+            "top_k": top_k,
+            "candidate_labels": candidates,
+            "min_score": min_score,
+            "return_timestamps": return_timestamps,
+            "return_notes": return_notes or kwargs.get("explain") or None,
+            "alone": alone,
+        }
         forward = {"explain": True, "candidate_labels": candidates} if kwargs.get("explain") else {}
         return kwargs, forward, {name: value for name, value in chosen.items() if value is not None}
 
@@ -105,14 +142,21 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
             raise ValueError("inputs: got an empty list, expected at least one input.")
         if hasattr(inputs, "select_columns"):  # of the library datasets, which the base class takes for one input
             inputs = (row for row in inputs)
-        return super().__call__(inputs, *args, **kwargs)
+        many = isinstance(inputs, (list, GeneratorType, torch.utils.data.Dataset))
+        return super().__call__(inputs, *args, alone=not many, **kwargs)
 
-    def preprocess(
-        self, input_: Any, limits: MediaLimits | Mapping[str, float] | None = None, **parameters: Any
-    ) -> dict[str, torch.Tensor]:
+    def prepare(
+        self,
+        input_: Any,
+        limits: MediaLimits | Mapping[str, float] | None = None,
+        return_notes: bool = False,
+        explain: bool = False,
+        **parameters: Any,
+    ) -> dict[str, Any]:
         """
-        One input to the tensors of a batch of one, and with `return_notes=True` its `notes`, a list of one list; with
-        `explain=True` also its `words` and the steps of their tokens, a list of one list.
+        One input in one piece, whatever its length: the tensors of a batch of one, and with `return_notes=True` its
+        `notes`, a list of one list; with `explain=True` also its `words` and the steps of their tokens, a list of one
+        list.
 
         Raises:
             ValueError: bad input, or nothing to read from (`NothingToReadError`).
@@ -121,8 +165,6 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
             given = read_input(input_)
         # A list in a batch of one is one clip's frames or one sound's samples, not a batch.
         given = {name: [value] for name, value in given.items()}
-        wants_words = parameters.pop("explain", False)
-        wants_notes = parameters.pop("return_notes", False) or wants_words
         tensors = dict(
             self.processor(
                 **given, return_tensors="pt", text_windows=True, limits=limits, return_notes=True, **parameters
@@ -130,31 +172,101 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         )
         (notes,) = tensors.pop("notes")
         if not present_modalities(tensors):
-            reasons = f" ({'; '.join(notes)})" if notes else ""
-            raise NothingToReadError(f"no face was found, and the input has neither text nor sound besides{reasons}.")
-        if wants_words:
-            has_text = "attention_mask" in tensors
-            tensors["words"] = [self.processor.words_of(given["text"][0]) if has_text else []]
-        if wants_notes:
+            raise NothingToReadError(_nothing_left(notes))
+        if explain:
+            tensors["words"] = [self.processor.words_of(given["text"][0]) if "attention_mask" in tensors else []]
+        if return_notes or explain:
             return {**tensors, "notes": [notes]}
         say_once(logger, notes)
         return tensors
 
-    def _preprocess_of_many(self, input_: Any, skip_unreadable: bool = False, **parameters: Any) -> dict[str, Any]:
+    def preprocess(
+        self,
+        input_: Any,
+        limits: MediaLimits | Mapping[str, float] | None = None,
+        explain: bool = False,
+        skip_unreadable: bool = False,
+        **parameters: Any,
+    ) -> Iterator[dict[str, Any]]:
         """
-        As `preprocess`, but what has nothing to read from, and with `skip_unreadable` what cannot be read, is one
-        masked token, so that the others are not lost.
+        One input as its windows: for each the tensors of a batch of one, with `explain` its `words` and the steps of
+        their tokens, its `window` and whether it `is_last`.
+
+        Raises:
+            ValueError: bad input, unless `skip_unreadable`: then the last window holds nothing and says why.
         """
+        before: dict[str, Any] | None = None
         try:
-            return self.preprocess(input_, **parameters)
+            with media_limits(limits):
+                given = read_input(input_)
+            for window, tensors in self.processor.windows(**given, limits=limits, return_tensors="pt", **parameters):
+                window.release()
+                if before is not None:
+                    yield {**before, "is_last": False}
+                before = {**(tensors if present_modalities(tensors) else {}), "window": window}
+                if explain:
+                    words = self.processor.words_of(window.text) if "attention_mask" in before else []
+                    before["words"] = [words]
         except ValueError as error:
-            if not skip_unreadable and not isinstance(error, NothingToReadError):
+            if not skip_unreadable:
                 raise
-            logger.warning(f"An input has an empty answer: {error}")
-            nothing = {"input_ids": torch.full((1, 1), self.processor.tokenizer.pad_token_id, dtype=torch.long)}
-            nothing["attention_mask"] = torch.zeros((1, 1), dtype=torch.long)
-            wants_notes = parameters.get("return_notes") or parameters.get("explain")
-            return {**nothing, "notes": [[str(error)]]} if wants_notes else nothing
+            if before is not None:
+                yield {**before, "is_last": False}
+            before = {"window": Window(0.0, 0.0, nothing=str(error))}
+        if before is not None:
+            yield {**before, "is_last": True}
+
+    def read_windows(self, input_: Any, **parameters: Any) -> Iterator[dict[str, Any]]:
+        """
+        The windows of one input, each as soon as it and the few that go through the model with it are read.
+
+        Args:
+            input_: as in a call.
+            parameters: as in a call, of the input.
+
+        Yields:
+            `window`, `logits` (1, classes), `modality_mask` (1, 3) bool and `is_last`; of a window that holds nothing
+            to read the mask is all False.
+        """
+        return self._read(self.preprocess(input_, **{**self._preprocess_params, **parameters}), 1, {})
+
+    def _read(
+        self, items: Iterable[dict[str, Any]], batch_size: int, parameters: dict[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        waiting: list[dict[str, Any]] = []
+        for item in items:
+            waiting.append(item)
+            if sum(one["is_last"] for one in waiting) >= batch_size or len(waiting) >= max(batch_size, _AT_ONCE):
+                yield from self.read_together(waiting, parameters)
+                waiting = []
+        yield from self.read_together(waiting, parameters)
+
+    def read_together(
+        self, items: list[dict[str, Any]], parameters: Mapping[str, Any] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """
+        Some windows, in one call of the model.
+
+        Args:
+            items: as from `preprocess`; of a window without tensors there is nothing to read.
+            parameters: of `forward`.
+        """
+        told = ("window", "is_last", "number")
+        tensors = [{name: value for name, value in item.items() if name not in told} for item in items]
+        rows = [index for index, one in enumerate(tensors) if set(one) - set(TOLD)]
+        outputs = (
+            self.forward(self.processor.pad([tensors[index] for index in rows]), **(parameters or {})) if rows else {}
+        )
+        nothing = {
+            "logits": torch.full((1, self.model.config.num_labels), float("nan")),
+            "modality_mask": torch.zeros((1, len(MASKS)), dtype=torch.bool),
+        }
+        for index, item in enumerate(items):
+            read = nothing
+            if index in rows:
+                row = rows.index(index)
+                read = {name: values[row : row + 1] for name, values in outputs.items()}
+            yield {**read, **{name: item[name] for name in told if name in item}}
 
     def _forward(
         self, model_inputs: dict[str, Any], explain: bool = False, candidate_labels: list[str] | None = None
@@ -176,7 +288,7 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
                 explain_sample(self, _picked(inputs, [row]), words[row], candidate_labels) if row in rows else None
                 for row in range(size)
             ]
-        return {**outputs, "notes": model_inputs["notes"]} if "notes" in model_inputs else outputs
+        return outputs
 
     def _logits(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """(batch, classes). Text in several windows is read one window after the other, with all else beside it."""
@@ -200,29 +312,103 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
 
     def postprocess(
         self,
-        model_outputs: dict[str, Any],
+        model_outputs: dict[str, Any] | list[dict[str, Any]],
         top_k: int | None = None,
         candidate_labels: str | Sequence[str] | None = None,
         min_score: float | None = None,
+        return_timestamps: bool = False,
+        return_notes: bool = False,
+        alone: bool = False,
     ) -> Any:
-        """Scores of the labels, best first; empty if there was nothing to read from."""
-        present = model_outputs["modality_mask"][0].tolist()
-        scores = []
-        if any(present):
-            logits = model_outputs["logits"][0].float().numpy()
-            scores = ranked_scores(logits, self.model.config, present, top_k, candidate_labels)
-        uncertain = is_uncertain(scores, self.model.config, present, min_score)
-        if "notes" not in model_outputs:
-            return [{**scores[0], "uncertain": True}, *scores[1:]] if uncertain else scores
-        modalities = [name for name, is_there in zip(MASKS, present, strict=True) if is_there]
-        notes = model_outputs["notes"]
-        if notes and isinstance(notes[0], list):  # of a batch the base class has taken the sample's list out already
-            (notes,) = notes
-        answer = {"scores": scores, "modalities": modalities, "notes": notes, "uncertain": uncertain}
-        if "explanation" not in model_outputs:
-            return answer
-        explanation = model_outputs["explanation"]
-        return {**answer, "explanation": explanation[0] if isinstance(explanation, list) else explanation}
+        """
+        Scores of the labels, best first; empty if there was nothing to read from.
+
+        Args:
+            model_outputs: of the windows of one input (`read_windows`), or of an input in one piece.
+            top_k, candidate_labels, min_score, return_timestamps, return_notes: as in a call.
+            alone: refuse an input from which nothing can be read.
+
+        Raises:
+            NothingToReadError: such an input.
+        """
+        choice: dict[str, Any] = {"top_k": top_k, "candidate_labels": candidate_labels, "min_score": min_score}
+        if isinstance(model_outputs, Mapping):
+            return self._scores([model_outputs], **choice)[0]
+        windows: list[Window] = [output["window"] for output in model_outputs]
+        read = sum(bool(output["modality_mask"].any()) for output in model_outputs)
+        notes = _notes_of(windows, read)
+        if not read:
+            reason = windows[-1].nothing or _nothing_left(notes)
+            if alone:
+                raise NothingToReadError(reason)
+            logger.warning(f"An input has an empty answer: {reason}")
+            notes = [reason]
+        elif not return_notes:
+            say_once(logger, notes)
+        if return_timestamps:
+            return [
+                self._answer([output], choice, output["window"].notes, return_notes, True) for output in model_outputs
+            ]
+        return self._answer(model_outputs, choice, notes, return_notes, False)
+
+    def _answer(
+        self,
+        outputs: list[dict[str, Any]],
+        choice: dict[str, Any],
+        notes: list[str],
+        return_notes: bool,
+        with_time: bool,
+    ) -> Any:
+        """Of several windows together, or of one of them."""
+        scores, uncertain = self._scores(outputs, **choice)
+        if not return_notes and not with_time:
+            return scores
+        masks = torch.cat([output["modality_mask"] for output in outputs]).any(0)
+        modalities = [name for name, is_there in zip(MASKS, masks.tolist(), strict=True) if is_there]
+        answer: dict[str, Any] = {}
+        if with_time:
+            (window,) = (output["window"] for output in outputs)
+            answer = {"timestamp": (window.start, window.end), "people": window.people}
+        answer |= {"scores": scores, "modalities": modalities}
+        if return_notes:
+            if uncertain:
+                scores[0].pop("uncertain")
+            answer |= {"notes": notes, "uncertain": uncertain}
+            explained = [
+                {"timestamp": (output["window"].start, output["window"].end), **output["explanation"][0]}
+                for output in outputs
+                if output.get("explanation", [None])[0] is not None
+            ]
+            if len(outputs) > 1 and explained:
+                answer["explanation"] = explained
+            elif "explanation" in outputs[0]:
+                answer["explanation"] = outputs[0]["explanation"][0]
+        return answer
+
+    def _scores(
+        self,
+        outputs: Sequence[Mapping[str, Any]],
+        top_k: int | None,
+        candidate_labels: str | Sequence[str] | None,
+        min_score: float | None,
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """The mean over windows, or the scores of the only piece, and whether they are uncertain, which the first
+        entry says too."""
+        outputs = [output for output in outputs if output["modality_mask"][0].any()]
+        if not outputs:
+            return [], False
+        config = self.model.config
+        masks = [output["modality_mask"][0].tolist() for output in outputs]
+        scores = joined_scores(
+            [output["logits"][0].float().numpy() for output in outputs],
+            config,
+            masks,
+            [output["window"].held if "window" in output else 1.0 for output in outputs],
+            top_k,
+            candidate_labels,
+        )
+        uncertain = is_uncertain(scores, config, [any(column) for column in zip(*masks, strict=True)], min_score)
+        return [{**scores[0], "uncertain": True}, *scores[1:]] if uncertain else scores, uncertain
 
     def get_iterator(
         self,
@@ -232,16 +418,26 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         preprocess_params: dict,
         forward_params: dict,
         postprocess_params: dict,
-    ) -> PipelineIterator:
-        """As the base class's, but samples with different modalities are collated by the processor."""
-        prepared: Any = PipelineIterator(inputs, self._preprocess_of_many, preprocess_params)
-        if isinstance(inputs, Sized):
-            prepared = PipelineDataset(inputs, self._preprocess_of_many, preprocess_params)
+    ) -> Iterator[Any]:
+        """As the base class's, but inputs with different modalities and lengths go through the model together, and
+        several windows of a long one."""
         loader = torch.utils.data.DataLoader(
-            prepared, num_workers=num_workers, batch_size=batch_size, collate_fn=self.processor.pad
+            _WindowsOfInputs(inputs, self.preprocess, preprocess_params),
+            num_workers=num_workers,
+            batch_size=None,
+            collate_fn=_unchanged,
         )
-        outputs = PipelineIterator(loader, self.forward, forward_params, loader_batch_size=batch_size)
-        return PipelineIterator(outputs, self.postprocess, postprocess_params)
+        begun: dict[int, list[dict[str, Any]]] = {}
+        answers: dict[int, Any] = {}  # of inputs that were read before their turn: workers take them alternately
+        turn = 0
+        for output in self._read(loader, batch_size, forward_params):
+            number = output.pop("number")
+            begun.setdefault(number, []).append(output)
+            if output["is_last"]:
+                answers[number] = self.postprocess(begun.pop(number), **postprocess_params)
+            while turn in answers:
+                yield answers.pop(turn)
+                turn += 1
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Model and processor, and this file with them where the config names it, as in a checkpoint from the Hub."""
@@ -251,6 +447,47 @@ class MultimodalEmotionRecognitionPipeline(Pipeline):
         self.processor.save_pretrained(save_directory, **kwargs)
         if getattr(self.model.config, "custom_pipelines", None):
             custom_object_save(self, save_directory)
+
+
+class _WindowsOfInputs(torch.utils.data.IterableDataset):
+    """The windows of many inputs, each with the `number` of its input; of several workers each takes its share."""
+
+    def __init__(self, inputs: Any, preprocess: Any, parameters: dict[str, Any]) -> None:
+        self._inputs, self._preprocess, self._parameters = inputs, preprocess, parameters
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = torch.utils.data.get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        if isinstance(self._inputs, Sized):
+            sized: Any = self._inputs
+            numbered = ((number, sized[number]) for number in range(first, len(sized), step))
+        else:
+            numbered = ((number, one) for number, one in enumerate(self._inputs) if number % step == first)
+        for number, input_ in numbered:
+            for window in self._preprocess(input_, **self._parameters):
+                yield {**window, "number": number}
+
+
+def _unchanged(item: Any) -> Any:
+    return item
+
+
+def _nothing_left(notes: Sequence[str]) -> str:
+    reasons = f" ({'; '.join(notes)})" if notes else ""
+    return f"no face was found, and the input has neither text nor sound besides{reasons}."
+
+
+def _notes_of(windows: Sequence[Window], read: int) -> list[str]:
+    """What the caller should know of an input: of a long one also in how many windows it was read."""
+    notes = joined_notes([window.notes for window in windows])
+    notes += [window.nothing for window in windows if window.nothing]
+    notes += [note for window in windows for note in window.about]
+    if len(windows) > 1:
+        first, last = windows[0].start, windows[-1].end
+        empty = len(windows) - read
+        hold = f", {empty} of which hold nothing to read" if empty else ""
+        notes.insert(0, f"recording: {last - first:.1f} s were read in {len(windows)} windows{hold}")
+    return notes
 
 
 def _picked(inputs: dict[str, torch.Tensor], rows: list[int]) -> dict[str, torch.Tensor]:

@@ -11,11 +11,21 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["NothingToReadError", "check_text", "is_absent", "name_emoji", "say_once", "unheard", "unknown_words"]
+__all__ = [
+    "BLOCKS_PER_SECOND",
+    "NothingToReadError",
+    "check_text",
+    "heard_blocks",
+    "is_absent",
+    "name_emoji",
+    "say_once",
+    "unheard",
+    "unknown_words",
+]
 
 SHORTEST_SOUND_SECONDS = 0.1  # of what is heard: less holds no syllable
 _FAINTEST_LEVEL = 1e-3  # RMS of 10 ms, -60 dB of full scale; the quietest recordings of the corpora reach ten times it
-_BLOCKS_PER_SECOND = 100
+BLOCKS_PER_SECOND = 100
 
 _FIRST_EMOJI = 0x2600
 _JOINERS = {0xFE0E, 0xFE0F, 0x200D, *range(0x1F3FB, 0x1F400)}  # variation, joining and the skin's colour
@@ -62,13 +72,19 @@ def unheard(waveform: np.ndarray, sampling_rate: int) -> str | None:
             f"audio: {seconds:.3f} s is too short to hold a syllable (at least {SHORTEST_SOUND_SECONDS:g} s), so the "
             "sound counts as absent"
         )
-    size = sampling_rate // _BLOCKS_PER_SECOND
-    blocks = waveform[: len(waveform) // size * size].reshape(-1, size)
-    power = np.einsum("ij,ij->i", blocks, blocks) / size - np.square(blocks.mean(axis=1))
-    heard = float((power > _FAINTEST_LEVEL**2).sum()) / _BLOCKS_PER_SECOND
+    heard = float(heard_blocks(waveform, sampling_rate).sum()) / BLOCKS_PER_SECOND
     if heard < SHORTEST_SOUND_SECONDS:
         return f"audio: silence ({heard:.2f} of {seconds:.2f} s are above -60 dB), so the sound counts as absent"
     return None
+
+
+def heard_blocks(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
+    """Which blocks of 10 ms of a waveform (samples,) are above -60 dB of full scale, (blocks,) bool; whole blocks
+    only, and a constant offset is not heard."""
+    size = sampling_rate // BLOCKS_PER_SECOND
+    blocks = waveform[: len(waveform) // size * size].reshape(-1, size)
+    power = np.einsum("ij,ij->i", blocks, blocks) / size - np.square(blocks.mean(axis=1))
+    return power > _FAINTEST_LEVEL**2
 
 
 def check_text(text: Any, row: int) -> None:

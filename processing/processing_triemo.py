@@ -5,7 +5,7 @@ Shapes: B samples; each modality keeps its own length and is padded to the longe
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -16,9 +16,11 @@ from transformers.utils import TensorType, logging
 
 from .media_sources_triemo import MediaLimits, fetch, is_media_source, media_limits
 from .media_triemo import is_rated_array, load_audio
-from .pictures_triemo import DEFAULT_IMAGE_SETTINGS
+from .people_triemo import checked_people
+from .pictures_triemo import DEFAULT_IMAGE_SETTINGS, MODEL_FRAME_RATE
 from .presence_triemo import NothingToReadError, check_text, is_absent, name_emoji, say_once, unheard, unknown_words
 from .samples_triemo import MASKS, TOLD, has_sound, sample_frames, stack_padded
+from .windows_triemo import Recording, Window, WindowCutter, WindowPlan, window_plan
 
 __all__ = ["TriemoProcessor", "with_named_emoji"]
 
@@ -43,6 +45,7 @@ _AUDIO_OPTIONS = (
     "sampling_rate",
     "truncation",
 )
+LONGEST_SIDE_FACTOR = 2  # times detection_size, to which frames of a long recording are shrunk when they are decoded
 _FILE_FIELDS = {"audio_tokenizer", "auto_map", "chat_template", "processor_class"}  # of any processor's file
 # The library's own nesting of a call's options by modality.
 _NESTED = ("audio_kwargs", "common_kwargs", "images_kwargs", "text_kwargs", "videos_kwargs")
@@ -199,6 +202,162 @@ class TriemoProcessor(ProcessorMixin):
         else:
             say_once(logger, [note for said in notes for note in said])
         return features
+
+    def windows(
+        self,
+        images: Any = None,
+        text: Any = None,
+        videos: Any = None,
+        audio: Any = None,
+        *,
+        chunk_length_s: float | None = None,
+        stride_length_s: float | tuple[float, float] | None = None,
+        start: float = 0.0,
+        end: float | None = None,
+        people: Any = "main",
+        sampling_rate: int | None = None,
+        use_sound_track: bool = True,
+        limits: MediaLimits | Mapping[str, float] | None = None,
+        return_tensors: str | TensorType | None = "pt",
+        **kwargs: Any,
+    ) -> Iterator[tuple[Window, BatchFeature]]:
+        """
+        One sample of any length in windows, each as the model takes it: a batch of one. The file is decoded once, as a
+        stream, and memory does not grow with its length.
+
+        What is no longer than a window and a third of one is a single window, prepared exactly as by a call.
+
+        Args:
+            images, text, videos, audio: one sample, as in a call. Words with times, `[{"text", "timestamp": (start,
+                end)}, ...]` or the answer of the library's speech recognition, go to their windows; a string goes to
+                each window if it is not longer than the tokenizer's limit, else its words are spread evenly.
+            chunk_length_s: seconds of a window, 4 by default.
+            stride_length_s: seconds that a window shares with each neighbour, one number or (left, right); 0 by
+                default.
+            start, end: the part of the recording to read, seconds; all by default.
+            people: "main" reads in each window the face that is large, in the middle and moves its mouth when
+                something is heard; "all" gives a window for each person, the sound and the words with the first; a
+                box x0, y0, x1, y1 in pixels reads the person who is there.
+            sampling_rate, use_sound_track, limits, return_tensors, kwargs: as in a call; `num_frames` are those of one
+                window.
+
+        Yields:
+            The window, with its time, people and notes, and its tensors; no tensors where it holds nothing to read.
+
+        Raises:
+            ValueError: as in a call, and for windows that cannot be.
+        """
+        plan = window_plan(chunk_length_s, stride_length_s)
+        given = {"text": text, "videos": videos, "audio": audio, "images": images}
+        given = {name: value for name, value in given.items() if not is_absent(value)}
+        rate = self.feature_extractor.sampling_rate if sampling_rate is None else sampling_rate
+        with media_limits(limits):
+            recording = Recording.of(given, rate, start, end, use_sound_track)
+            if recording.seconds <= plan.longest and recording.is_whole and checked_people(people) == "main":
+                yield self._whole(recording, sampling_rate, use_sound_track, limits, return_tensors, kwargs)
+                return
+            cutter = self.window_cutter(plan, recording.tracks, recording.start, people, **kwargs)
+            everywhere = recording.place_words(cutter, self._fits)
+            side = LONGEST_SIDE_FACTOR * self.image_processor.detection_size
+            for window in recording.windows(cutter, self.window_frame_rate(plan, **kwargs), side):
+                yield window, self.window_tensors(window, everywhere, return_tensors, **kwargs)
+
+    def window_cutter(
+        self, plan: WindowPlan, tracks: Iterable[str], start: float = 0.0, people: Any = "main", **kwargs: Any
+    ) -> WindowCutter:
+        """
+        What cuts a recording that comes piece by piece; the frames come at `window_frame_rate`.
+
+        Args:
+            plan: how long windows are.
+            tracks: which of "sound" and "picture" will come.
+            start: of the part that will come, seconds.
+            people: as in `windows`.
+            kwargs: fields of the image processor.
+        """
+        _, image_options, _ = _sorted_options(kwargs)
+        faces = self.image_processor.face_tracks(image_options, self.window_frame_rate(plan, **kwargs))
+        return WindowCutter(plan, self.feature_extractor.sampling_rate, tracks, start, faces, checked_people(people))
+
+    def window_frame_rate(self, plan: WindowPlan, **kwargs: Any) -> float:
+        """Frames a second (Hz) of a window: the image processor's `frame_rate`, else its `num_frames` in a window."""
+        _, options, _ = _sorted_options(kwargs)
+        rate = options.get("frame_rate", self.image_processor.frame_rate)
+        count = options.get("num_frames", self.image_processor.num_frames)
+        if rate is not None:
+            return rate if count is None else min(rate, count / plan.chunk)
+        return MODEL_FRAME_RATE if count is None else count / plan.chunk
+
+    def window_tensors(
+        self,
+        window: Window,
+        text: str | None = None,
+        return_tensors: str | TensorType | None = "pt",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """
+        The tensors of one window, a batch of one, none of what it lacks; what was noticed is added to its notes.
+
+        Args:
+            window: from a `WindowCutter`.
+            text: said in every window, besides its own words.
+            return_tensors: `"pt"` or `"np"`.
+            kwargs: as in a call.
+        """
+        text_options, image_options, audio_options = _sorted_options(kwargs)
+        audio_options.pop("sampling_rate", None)
+        notes: list[list[str]] = [window.notes]
+        window.text = text or window.text
+        sound = window.sound
+        if sound is not None:
+            reason = unheard(sound, self.feature_extractor.sampling_rate)
+            if reason is not None:
+                window.notes.append(reason)
+                window.sound = sound = None
+        data = {
+            **self._text_tensors([window.text], text_options, True, notes),
+            **self._audio_tensors([sound], audio_options),
+        }
+        if window.frames:
+            data.update(self.image_processor.window_arrays(window, image_options, has_more=bool(data)))
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def _whole(
+        self,
+        recording: Recording,
+        sampling_rate: int | None,
+        use_sound_track: bool,
+        limits: MediaLimits | Mapping[str, float] | None,
+        return_tensors: str | TensorType | None,
+        options: dict[str, Any],
+    ) -> tuple[Window, BatchFeature]:
+        """A short sample as one window."""
+        window = Window(0.0, recording.seconds, text=recording.plain_text)
+        given = recording.given | ({} if recording.plain_text is None else {"text": recording.plain_text})
+        try:
+            features = self(
+                # A list in a batch of one is one clip's frames or one sound's samples, not a batch.
+                **{name: [value] for name, value in given.items()},
+                sampling_rate=sampling_rate,
+                use_sound_track=use_sound_track,
+                text_windows=True,
+                limits=limits,
+                return_notes=True,
+                return_tensors=return_tensors,
+                **options,
+            )
+        except NothingToReadError as error:
+            window.nothing = str(error)
+            return window, BatchFeature({})
+        (window.notes,) = features.pop("notes")
+        if MASKS["vision"] in features:
+            seen = features[MASKS["vision"]]
+            window.faces = (int(seen.sum()), seen.shape[1])
+        return window, features
+
+    def _fits(self, text: str) -> bool:
+        """Whether a text is within the tokenizer's limit."""
+        return len(self.tokenizer(text, verbose=False)["input_ids"]) <= self.tokenizer.model_max_length
 
     def pad(self, features: list[Mapping[str, Any]], return_tensors: str | TensorType | None = "pt") -> BatchFeature:
         """

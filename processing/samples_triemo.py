@@ -28,6 +28,7 @@ __all__ = [
     "checked_labels",
     "has_sound",
     "is_uncertain",
+    "joined_scores",
     "media_kind",
     "present_modalities",
     "ranked_scores",
@@ -250,3 +251,37 @@ def is_uncertain(
     if not scores or config.resolved_problem_type == "regression":
         return False
     return scores[0]["score"] < (config.min_score_of(modality_mask) if min_score is None else min_score)
+
+
+def joined_scores(
+    logits: Sequence[np.ndarray],
+    config: Any,
+    modality_masks: Sequence[Sequence[bool]],
+    weights: Sequence[float],
+    top_k: int | None = None,
+    candidate_labels: str | Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
+    """
+    The answer for several windows of one sample: the weighted mean of their scores, best first; of one window its own.
+
+    Args:
+        logits, modality_masks: of each window, as in `ranked_scores`.
+        weights: of each window; all alike if they are all 0.
+        config, top_k, candidate_labels: as in `ranked_scores`.
+    """
+    if len(logits) == 1:
+        return ranked_scores(logits[0], config, modality_masks[0], top_k, candidate_labels)
+    total: dict[str, float] = {}
+    shares = np.asarray(weights, dtype=np.float64)
+    shares = shares / shares.sum() if shares.sum() > 0 else np.full(len(logits), 1 / len(logits))
+    for values, mask, share in zip(logits, modality_masks, shares.tolist(), strict=True):
+        for entry in ranked_scores(values, config, mask):
+            total[entry["label"]] = total.get(entry["label"], 0.0) + share * entry["score"]
+    candidates = checked_labels(candidate_labels, config)
+    if candidates is not None:
+        total = {label: score for label, score in total.items() if label in candidates}
+        if config.resolved_problem_type == "single_label_classification":
+            whole = sum(total.values())
+            total = {label: score / whole for label, score in total.items()}
+    order = sorted(config.id2label.values(), key=lambda label: -total.get(label, float("-inf")))
+    return [{"label": label, "score": total[label]} for label in order if label in total][:top_k]

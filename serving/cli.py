@@ -46,6 +46,13 @@ MinScore = Annotated[
     float | None,
     typer.Option("--min-score", min=0.0, max=1.0, help="Least score of an answer that is not called uncertain."),
 ]
+People = Annotated[
+    str, typer.Option("--people", help="Whom to read: main, all, or a box x0,y0,x1,y1 in pixels of the picture.")
+]
+Chunk = Annotated[float | None, typer.Option("--chunk", help="Seconds of a window; 4 by default.")]
+Stride = Annotated[
+    float | None, typer.Option("--stride", help="Seconds that a window shares with each neighbour; 0 by default.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 
@@ -333,6 +340,101 @@ def read_command(
             clips_per_part=clips_per_part,
             batch_size=batch_size,
             restart=restart,
+        )
+
+
+@app.command("timeline")
+def timeline_command(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Sound or video of any length: file or URL.")],
+    output: Annotated[Path | None, typer.Option("--output", help="Folder of the files; by default this one.")] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="jsonl, csv, png, html, srt, vtt or textgrid, as often as wanted; default jsonl, csv, html.",
+        ),
+    ] = None,
+    transcript: Annotated[
+        Path | None, typer.Option("--transcript", help="What is said when: .srt, .vtt, .json, .csv, ...")
+    ] = None,
+    transcribe: Annotated[
+        str | None,
+        typer.Option(
+            "--transcribe", help="Speech-recognition model that writes it down, such as openai/whisper-tiny."
+        ),
+    ] = None,
+    people: People = "main",
+    chunk: Chunk = None,
+    stride: Stride = None,
+    start: Annotated[float, typer.Option("--start", min=0, help="Where to begin, seconds.")] = 0.0,
+    end: Annotated[float | None, typer.Option("--end", min=0, help="Where to end, seconds.")] = None,
+    model: Model = None,
+    device: Device = None,
+    no_sound_track: NoSoundTrack = False,
+) -> None:
+    """
+    Read a recording of any length window by window, and write the timeline of each person's emotion.
+
+    [bold]Examples[/]
+
+    triemo timeline interview.mp4
+
+    triemo timeline meeting.mp4 --people all --transcript meeting.srt --format html --format srt
+
+    triemo timeline talk.wav --transcribe openai/whisper-tiny --format textgrid
+    """
+    with plain_errors():
+        from triemo.serving.timeline.command import timeline
+
+        timeline(
+            file,
+            output=output,
+            formats=formats or (),
+            transcript=transcript,
+            transcribe=transcribe,
+            model=model,
+            device=device,
+            people=people,
+            chunk_length_s=chunk,
+            stride_length_s=stride,
+            start=start,
+            end=end,
+            use_sound_track=not no_sound_track,
+        )
+
+
+@app.command("live")
+def live_command(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="- for a pipe, or a device or stream as FFmpeg names it.")
+    ],
+    input_format: Annotated[
+        str | None, typer.Option("--input-format", help="As FFmpeg names it (mpegts, v4l2); by default guessed.")
+    ] = None,
+    chunk: Chunk = None,
+    stride: Stride = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON document a line.")] = False,
+    model: Model = None,
+    device: Device = None,
+) -> None:
+    """
+    Read a stream while it runs, and print each window as soon as it is complete.
+
+    [bold]Example[/]
+
+    ffmpeg -i rtsp://camera/stream -c copy -f mpegts - | triemo live -
+    """
+    with plain_errors():
+        from triemo.serving.timeline.live import live
+
+        live(
+            source,
+            input_format=input_format,
+            model=model,
+            device=device,
+            as_json=as_json,
+            chunk_length_s=chunk,
+            stride_length_s=stride,
         )
 
 

@@ -290,17 +290,33 @@ def prepare(reader: Any, sample: Sample, **options: Any) -> tuple[dict[str, Any]
     Raises:
         ValueError: unreadable media, or nothing to read from.
     """
-    tensors = reader.preprocess(sample.inputs, return_notes=True, **options)
+    tensors = reader.prepare(sample.inputs, return_notes=True, **options)
     (notes,) = tensors.pop("notes")
-    return tensors, _evidence(sample, tensors, notes, options.get("use_sound_track", True))
+    faces = None
+    if "video_attention_mask" in tensors:
+        faces = (int(tensors["video_attention_mask"].sum()), tensors["video_attention_mask"].shape[1])
+    use_sound_track = options.get("use_sound_track", True)
+    return tensors, _evidence(sample, present_modalities(tensors), faces, notes, use_sound_track)
 
 
 def read_sample(
     reader: Any, sample: Sample, candidate_labels: str | Sequence[str] | None = None, **options: Any
 ) -> Reading:
-    """Scores of all labels, or of those to choose among; other arguments and errors as in `prepare`."""
-    tensors, evidence = prepare(reader, sample, **options)
-    return Reading(sample, evidence, reader.postprocess(reader.forward(tensors), candidate_labels=candidate_labels))
+    """
+    Scores of all labels, or of those to choose among; of a long recording the mean of its windows. Other arguments and
+    errors as in `prepare`.
+    """
+    if not hasattr(reader, "read_windows"):  # an exported graph, which reads in one piece
+        tensors, evidence = prepare(reader, sample, **options)
+        scores = reader.postprocess(reader.forward(tensors), candidate_labels=candidate_labels)
+        return Reading(sample, evidence, scores)
+    windows = list(reader.read_windows(sample.inputs, **options))
+    answer = reader.postprocess(windows, candidate_labels=candidate_labels, return_notes=True, alone=True)
+    faces = [output["window"].faces for output in windows if output["window"].faces is not None]
+    counted = (sum(seen for seen, _ in faces), sum(looked_at for _, looked_at in faces)) if faces else None
+    use_sound_track = options.get("use_sound_track", True)
+    evidence = _evidence(sample, tuple(answer["modalities"]), counted, answer["notes"], use_sound_track)
+    return Reading(sample, evidence, answer["scores"])
 
 
 def with_certainty(reader: Any, reading: Reading, min_score: float | None = None) -> Reading:
@@ -367,15 +383,12 @@ def subsets_document(read: SubsetReading) -> dict[str, Any]:
     }
 
 
-def _evidence(sample: Sample, tensors: Mapping[str, Any], notes: list[str], use_sound_track: bool) -> Evidence:
-    modalities = present_modalities(tensors)
-    faces = None
+def _evidence(
+    sample: Sample, modalities: Subset, faces: tuple[int, int] | None, notes: list[str], use_sound_track: bool
+) -> Evidence:
     missing = []
-    if "video_attention_mask" in tensors:
-        mask = tensors["video_attention_mask"]
-        faces = (int(mask.sum()), mask.shape[1])
-        if "vision" not in modalities:
-            missing.append(f"no face was found in {'the picture' if faces[1] == 1 else f'{faces[1]} frames'}")
+    if faces is not None and "vision" not in modalities:
+        missing.append(f"no face was found in {'the picture' if faces[1] == 1 else f'{faces[1]} frames'}")
     if "video" in sample.inputs and "audio" not in modalities and use_sound_track:
         silent = any(note.startswith("audio:") for note in notes)
         missing.append("nothing is heard in the clip" if silent else "the clip has no sound track")

@@ -355,7 +355,7 @@ class EndpointHandler:
             rows = []
             for (where, sample), seconds in zip(samples.items(), lengths, strict=True):
                 try:
-                    tensors = decoder.preprocess(sample, limits=self.limits.media, return_notes=True)
+                    tensors = decoder.prepare(sample, limits=self.limits.media, return_notes=True)
                     (notes,) = tensors.pop("notes")
                     rows.append(_Row(tensors, max(seconds, default=0.0), notes))
                 except ValueError as error:

@@ -197,13 +197,13 @@ class OnnxEmotionReader:
             return list(self._answers(inputs, batch_size, chosen, parameters))
         if isinstance(inputs, Iterator) or hasattr(inputs, "select_columns"):
             return self._answers(inputs, batch_size, chosen, parameters)
-        return self.postprocess(self.forward(self.preprocess(inputs, **parameters)), **chosen)
+        return self.postprocess(self.forward(self.prepare(inputs, **parameters)), **chosen)
 
     def _answers(
         self, inputs: Iterable, batch_size: int, chosen: dict[str, Any], parameters: dict[str, Any]
     ) -> Iterator[Any]:
         waiting = iter(inputs)
-        while samples := [self._preprocess_of_many(input_, **parameters) for input_ in islice(waiting, batch_size)]:
+        while samples := [self._prepare_of_many(input_, **parameters) for input_ in islice(waiting, batch_size)]:
             kept = [sample for sample in samples if isinstance(sample, dict)]
             outputs = self.forward(self._collated(kept)) if kept else {}
             row = 0
@@ -216,14 +216,14 @@ class OnnxEmotionReader:
                 yield self.postprocess({name: value[row : row + 1] for name, value in outputs.items()}, **chosen)
                 row += 1
 
-    def preprocess(self, input_: Any, **parameters: Any) -> dict[str, Any]:
+    def prepare(self, input_: Any, **parameters: Any) -> dict[str, Any]:
         """One input to the arrays of a batch of one; parameters as in a call."""
         return self._inputs.arrays(input_, **parameters)
 
-    def _preprocess_of_many(self, input_: Any, **parameters: Any) -> dict[str, Any] | str:
-        """As `preprocess`; of what has nothing to read from only why, so that the others are not lost."""
+    def _prepare_of_many(self, input_: Any, **parameters: Any) -> dict[str, Any] | str:
+        """As `prepare`; of what has nothing to read from only why, so that the others are not lost."""
         try:
-            return self.preprocess(input_, **parameters)
+            return self.prepare(input_, **parameters)
         except NothingToReadError as error:
             logger.warning(f"An input has an empty answer: {error}")
             return str(error)

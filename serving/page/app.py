@@ -418,7 +418,7 @@ def face_pictures(reader: Any, tensors: Mapping[str, torch.Tensor], most: int = 
 
     Args:
         reader: the `multimodal-emotion-recognition` pipeline, whose image processor says how pixels were normalised.
-        tensors: a batch of one, as `reader.preprocess` returns it.
+        tensors: a batch of one, as `reader.prepare` returns it.
         most: how many pictures at most.
 
     Returns:

@@ -66,7 +66,7 @@ def main() -> None:
     reader.processor.image_processor.face_detector = None
     inputs = {"text": sentence, "audio": {"array": voice, "sampling_rate": 16000}, "video": crops}
     if arguments.large:
-        tensors = reader.preprocess(inputs)
+        tensors = reader.prepare(inputs)
         runs = {"triemo": lambda: reader.forward(tensors), **large_stack(voice, arguments.frames, tensors)}
     else:
         runs = {"triemo": lambda: reader(inputs, num_frames=arguments.frames)}
@@ -180,7 +180,7 @@ def parts(reader: Any, sentence: str, arguments: argparse.Namespace) -> None:
     frames, _ = load_frames(clip, num_frames=arguments.frames)
     voice = load_audio(clip)
     processor = reader.processor
-    tensors = reader.preprocess({"video": clip, "text": sentence})
+    tensors = reader.prepare({"video": clip, "text": sentence})
     runs: dict[str, Callable[[], Any]] = {
         "whole clip": lambda: reader({"video": clip, "text": sentence}),
         "frames decoded": lambda: load_frames(clip, num_frames=arguments.frames),

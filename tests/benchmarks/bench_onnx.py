@@ -117,7 +117,7 @@ def agreement(graphs: dict[str, OnnxEmotionReader], arguments: argparse.Namespac
         logits: dict[str, list[np.ndarray]] = {name: [] for name in graphs}
         for row in rows:
             given = {name: row[name] for name in ("text", "audio", "image") if row.get(name) is not None}
-            arrays = graphs["fp32"].preprocess(given)
+            arrays = graphs["fp32"].prepare(given)
             for name, graph in graphs.items():
                 logits[name].append(graph.forward(arrays)["logits"][0])
         fp32, int8 = (np.stack(logits[name]) for name in ("fp32", "int8"))

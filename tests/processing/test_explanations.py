@@ -108,7 +108,7 @@ def test_every_effect_is_what_the_model_loses_without_the_part(reader, sample):
     assert told["without_input"] + sum(told["contributions"].values()) == pytest.approx(told["score"], abs=1e-9)
     assert told["without_input"] == 1 / 7 and list(told["contributions"]) == ["text", "audio", "vision"]
 
-    inputs = reader.preprocess(sample)
+    inputs = reader.prepare(sample)
     whole, label = score_of(reader, inputs, told["label"]), told["label"]
     assert [entry["word"] for entry in told["words"]] == ["What", "a", "happy", "day!"]
     tokens = reader.processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])
@@ -172,7 +172,7 @@ def test_without_its_only_word_a_text_is_absent(reader):
 def test_words_of_a_text_in_windows(reader):
     """Their steps point at their own tokens, also beyond the tokenizer's limit; of Chinese each character is one."""
     text = "so happy " * 20 + "我很 sad"
-    ids = reader.preprocess({"text": text})["input_ids"][0]
+    ids = reader.prepare({"text": text})["input_ids"][0]
     assert len(ids) > reader.processor.tokenizer.model_max_length
     words = reader.processor.words_of(text)
     assert [word for word, _ in words] == ["so", "happy"] * 20 + ["我", "很", "sad"]

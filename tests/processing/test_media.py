@@ -188,14 +188,14 @@ def test_fewer_frames_than_asked_for_come_once_each(media, tmp_path):
 def test_jumping_to_key_frames_gives_what_decoding_everything_gives(tmp_path, monkeypatch, name):
     clip = write_clip(tmp_path / name, frames=400, gop=25, sound=sine(16, 16000), sound_rate=16000)
     decoded = []
-    timed = media_triemo._timed
+    timed = media_triemo.timed_frames
 
     def counted(*args):
         for item in timed(*args):
             decoded.append(item[0])
             yield item
 
-    monkeypatch.setattr(media_triemo, "_timed", counted)
+    monkeypatch.setattr(media_triemo, "timed_frames", counted)
     jumped, jumped_times = load_frames(clip, num_frames=4)
     jumped_count = len(decoded)
     monkeypatch.setattr(media_triemo, "_REORDERED_FRAMES", 10**6)  # no key frame is ever far enough back

@@ -11,7 +11,7 @@ SENTENCE = "oh wow, you really came!"
 
 @pytest.fixture(scope="module")
 def tensors(reader, assets):
-    return reader.preprocess({"video": str(assets / "demo.mp4"), "text": SENTENCE})
+    return reader.prepare({"video": str(assets / "demo.mp4"), "text": SENTENCE})
 
 
 def test_every_subset_equals_the_single_prediction(reader, assets, clips, tensors):
@@ -65,10 +65,10 @@ def test_one_call_of_the_model_with_a_row_a_subset(reader, tensors, monkeypatch)
 
 
 def test_samples_with_fewer_modalities(reader, clips):
-    text = reader.preprocess({"text": SENTENCE})
+    text = reader.prepare({"text": SENTENCE})
     assert list(subset_scores(reader, text)) == [("text",)]
     # The faceless clip has frames, all of them masked: its picture is no modality.
-    faceless = reader.preprocess({"video": str(clips / "faceless.mp4"), "text": SENTENCE})
+    faceless = reader.prepare({"video": str(clips / "faceless.mp4"), "text": SENTENCE})
     assert present_modalities(faceless) == ("text", "audio")
     assert list(subset_scores(reader, faceless)) == [("text",), ("audio",), ("text", "audio")]
     empty = {**text, "attention_mask": torch.zeros_like(text["attention_mask"])}

@@ -76,9 +76,7 @@ def test_who_waits_past_the_deadline_is_told(handler, held_model, monkeypatch):
 
 def test_media_are_decoded_while_the_model_is_busy(handler, held_model, tmp_path, monkeypatch):
     decoded = threading.Event()
-    monkeypatch.setattr(
-        type(handler.reader), "preprocess", tell_of(type(handler.reader).preprocess, decoded), raising=True
-    )
+    monkeypatch.setattr(type(handler.reader), "prepare", tell_of(type(handler.reader).prepare, decoded), raising=True)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(handler, {"inputs": SENTENCE})
         assert held_model.entered.wait(30)
@@ -106,7 +104,7 @@ def test_a_request_has_a_budget_of_seconds(handler, tmp_path, monkeypatch):
     monkeypatch.setattr(handler, "limits", Limits(seconds=4.0, total_seconds=7.0))
     three = {"audio": sound(tmp_path, 3.0)}
     assert len(handler({"inputs": [three, three]})) == 2
-    monkeypatch.setattr(type(handler.reader), "preprocess", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(type(handler.reader), "prepare", lambda *_: pytest.fail("decoded"))
     with pytest.raises(ValueError, match=r"inputs\[2\]: .* 7 seconds together"):
         handler({"inputs": [three, three, three]})
 
@@ -138,9 +136,9 @@ def test_decoders_have_tokenizers_of_their_own(handler):
         tokenizers = {id(one.processor.tokenizer) for one in decoders} | {id(handler.reader.processor.tokenizer)}
         assert len(tokenizers) == module.DECODERS + 1
         assert {id(one.model) for one in decoders} == {id(handler.reader.model)}
-        expected = handler.reader.preprocess({"text": SENTENCE})
+        expected = handler.reader.prepare({"text": SENTENCE})
         for one in decoders:
-            torch.testing.assert_close(one.preprocess({"text": SENTENCE}), expected, rtol=0, atol=0)
+            torch.testing.assert_close(one.prepare({"text": SENTENCE}), expected, rtol=0, atol=0)
     finally:
         for one in decoders:
             handler._decoders.put(one)

@@ -78,10 +78,10 @@ def test_answers_as_the_pipeline_does(reader, onnx_reader, assets, clips):
 
 def test_parameters_reach_the_preparation(onnx_reader, assets):
     clip = str(assets / "demo.mp4")
-    assert onnx_reader.preprocess(clip, num_frames=2)["pixel_values"].shape[1] == 2
-    assert "input_values" not in onnx_reader.preprocess(clip, use_sound_track=False)
+    assert onnx_reader.prepare(clip, num_frames=2)["pixel_values"].shape[1] == 2
+    assert "input_values" not in onnx_reader.prepare(clip, use_sound_track=False)
     sound = {"audio": sine(1, 8000)}
-    assert onnx_reader.preprocess(sound, sampling_rate=8000)["input_values"].shape[1] == pytest.approx(16000, abs=64)
+    assert onnx_reader.prepare(sound, sampling_rate=8000)["input_values"].shape[1] == pytest.approx(16000, abs=64)
     with pytest.raises(ValueError, match=r"unknown parameters \['frames'\]"):
         onnx_reader(clip, frames=2)
 

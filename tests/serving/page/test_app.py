@@ -109,7 +109,7 @@ def test_what_is_shown_is_escaped(reading):
 
 def test_faces_are_the_pixels_the_model_got(reader, assets):
     """The other side is the processor itself, told not to normalise."""
-    tensors = reader.preprocess({"video": str(assets / "demo.mp4")})
+    tensors = reader.prepare({"video": str(assets / "demo.mp4")})
     raw = reader.processor(videos=str(assets / "demo.mp4"), do_normalize=False, do_rescale=False)
     assert tensors["pixel_values"].shape[1] == 4
     pictures = face_pictures(reader, tensors, most=3)
@@ -120,7 +120,7 @@ def test_faces_are_the_pixels_the_model_got(reader, assets):
     mask = torch.tensor([[0, 1, 0, 0]])
     assert len(face_pictures(reader, {**tensors, "video_attention_mask": mask})) == 1
     assert face_pictures(reader, {**tensors, "video_attention_mask": mask * 0}) == []
-    assert face_pictures(reader, reader.preprocess({"text": SENTENCE})) == []
+    assert face_pictures(reader, reader.prepare({"text": SENTENCE})) == []
     uri = data_uri(pictures[0][1])
     with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as again:
         assert np.array_equal(np.asarray(again), np.asarray(pictures[0][1]))
@@ -149,7 +149,7 @@ def test_programs_are_answered_in_json(client, reader, assets):
     assert [e["score"] for e in answer["scores"]] == pytest.approx([e["score"] for e in expected], abs=1e-6)
     assert answer["modalities"] == ["text", "audio", "vision"] and answer["missing"] == []
     assert answer["frames"] == {"with_face": 4, "sampled": 4}
-    scores = subset_scores(reader, reader.preprocess(clip))
+    scores = subset_scores(reader, reader.prepare(clip))
     got = {tuple(part["modalities"]): part["scores"] for part in answer["subsets"]}
     assert got.keys() == scores.keys()
     assert all(got[subset] == pytest.approx(by_label, abs=1e-6) for subset, by_label in scores.items())

@@ -28,8 +28,10 @@ SENTENCE = "I am so happy"
 def write_media(folder: Path) -> dict[str, str]:
     write_clip(folder / "clip.mp4", frames=12, sound=sine(0.5, 16000), sound_rate=16000)
     write_sound(folder / "sound.wav", sine(0.5, 16000), 16000)
+    write_clip(folder / "long.mp4", frames=12, rate=1, sound=sine(12, 16000), sound_rate=16000)
     Image.fromarray(data.astronaut()).save(folder / "face.png")
-    return {name.partition(".")[0]: str(folder / name) for name in ("clip.mp4", "sound.wav", "face.png")}
+    names = ("clip.mp4", "long.mp4", "sound.wav", "face.png")
+    return {name.partition(".")[0]: str(folder / name) for name in names}
 
 
 def fresh_environment(folder: Path) -> str:
@@ -77,7 +79,7 @@ def load_elsewhere(
 
 def pipelines(files: dict[str, str]) -> dict[str, Any]:
     return {
-        TASK: [{"video": files["clip"], "text": SENTENCE}, files["face"], files["sound"]],
+        TASK: [{"video": files["clip"], "text": SENTENCE}, files["face"], files["sound"], files["long"]],
         "text-classification": SENTENCE,
         "audio-classification": files["sound"],
         "image-classification": files["face"],

@@ -1,0 +1,166 @@
+"""What `triemo timeline` does: read a recording window by window, with the time left, and write what was asked for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from triemo.processing.media_sources_triemo import media_limits
+from triemo.processing.recordings_triemo import recording_seconds
+from triemo.processing.windows_triemo import joined_notes
+from triemo.serving import printing
+from triemo.serving.reading import load_reader
+from triemo.serving.samples import UsageError
+from triemo.serving.timeline.files import FORMATS, stretches, write_text
+from triemo.serving.timeline.pictures import clock, timeline_page, timeline_png
+from triemo.serving.timeline.recordings import Moment, read_timeline, timed_text
+from triemo.serving.timeline.transcripts import read_transcript
+
+__all__ = ["timeline"]
+
+LONGEST_SECONDS = 86_400.0  # of a recording; memory does not grow with it
+_DEFAULT_FORMATS = ("jsonl", "csv", "html")
+_SUFFIXES = {suffix.lstrip(".").lower(): suffix for suffix in (*FORMATS, ".png", ".html")}
+
+
+def timeline(
+    file: str,
+    *,
+    output: Path | None = None,
+    formats: Sequence[str] = (),
+    transcript: Path | None = None,
+    transcribe: str | None = None,
+    model: str | None = None,
+    device: str | None = None,
+    people: str = "main",
+    **options: Any,
+) -> None:
+    """
+    Read a recording and write its timeline.
+
+    Args:
+        output: folder of the files, named as the recording; by default the one in which this runs.
+        formats: any of jsonl, csv, png, html, srt, vtt, textgrid; by default jsonl, csv and html.
+        transcript: file with what is said when (`read_transcript`).
+        transcribe: speech-recognition model, a folder or Hub id, that says what is said.
+        people: "main", "all" or four numbers with commas between them.
+        options: `chunk_length_s`, `stride_length_s`, `start`, `end`, `use_sound_track`.
+
+    Raises:
+        UsageError: options that do not go together.
+        ValueError: unreadable media, transcript or model, or nothing to read.
+    """
+    wanted = [_suffix(name) for name in formats or _DEFAULT_FORMATS]
+    if transcript is not None and transcribe is not None:
+        raise UsageError("--transcript and --transcribe both say what is said; give one of them.")
+    errors = Console(stderr=True)
+    notes: list[str] = []
+    with media_limits(seconds=LONGEST_SECONDS):
+        seconds = recording_seconds(file)
+        if seconds is None:
+            raise ValueError(f"{file} is a still; a timeline needs a sound or a video.")
+        input_: dict[str, Any] = _input_of(file)
+        if transcript is not None:
+            input_["text"] = timed_text(read_transcript(transcript, seconds=seconds, notes=notes), notes)
+        elif transcribe is not None:
+            with errors.status(f"Transcribing with {transcribe}"):
+                input_["text"] = transcribed(file, transcribe, device)
+        with errors.status("Loading the model"):
+            reader = load_reader(model, device)
+        moments = _with_progress(errors, read_timeline(reader, input_, people=_people(people), **options), seconds)
+    if not any(moment.scores for moment in moments):
+        reasons = "; ".join(joined_notes([moment.notes for moment in moments]))
+        raise ValueError(f"{file}: nothing could be read from it ({reasons}).")
+    notes += joined_notes([moment.notes for moment in moments])
+    written = _write(moments, file, output or Path(), wanted, notes)
+    _print(moments, notes, written)
+
+
+def transcribed(file: str, model: str, device: str | None) -> dict[str, Any]:
+    """
+    What is said when, by the library's speech-recognition pipeline.
+
+    Raises:
+        ValueError: the model cannot be loaded, or the file has no sound.
+    """
+    from transformers import pipeline  # here only: a transcript is read without torch
+
+    from triemo.processing import load_audio
+
+    rate = 16000
+    sound = {"raw": load_audio(file, rate), "sampling_rate": rate}
+    try:
+        recognizer: Any = pipeline("automatic-speech-recognition", model=model, device=device, chunk_length_s=30)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"transcribe: cannot load {model}: {str(error).splitlines()[0]}") from error
+    ctc = recognizer.type in ("ctc", "ctc_with_lm")
+    return recognizer(sound, return_timestamps="word" if ctc else True)
+
+
+def _input_of(file: str) -> dict[str, Any]:
+    from triemo.serving.samples import make_sample
+
+    sample = make_sample(file)
+    return dict(sample.inputs)
+
+
+def _people(people: str) -> Any:
+    if people in ("main", "all"):
+        return people
+    try:
+        return [float(part) for part in people.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--people takes main, all or a box x0,y0,x1,y1, got {people!r}.") from error
+
+
+def _suffix(name: str) -> str:
+    known = name.lower().lstrip(".")
+    if known not in _SUFFIXES:
+        raise UsageError(f"--format takes {', '.join(_SUFFIXES)}, got {name!r}.")
+    return _SUFFIXES[known]
+
+
+def _with_progress(errors: Console, stream: Any, seconds: float) -> list[Moment]:
+    columns = (TextColumn("Reading"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    moments: list[Moment] = []
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("read", total=seconds)
+        for moment in stream:
+            moments.append(moment)
+            bar.update(task, completed=moment.end)
+    return moments
+
+
+def _write(
+    moments: Sequence[Moment], file: str, folder: Path, suffixes: Sequence[str], notes: Sequence[str]
+) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    name = Path(file.rstrip("/")).name
+    base = folder / f"{Path(name).stem}.timeline"
+    written = []
+    for suffix in suffixes:
+        path = base.with_name(base.name + suffix)
+        if suffix == ".png":
+            part = path.with_name(f"{path.name}.part")
+            part.write_bytes(timeline_png(moments, name))
+            part.replace(path)
+        elif suffix == ".html":
+            timeline_page(moments, name, notes).write(path)
+        else:
+            write_text(path, FORMATS[suffix](moments))
+        written.append(path)
+    return written
+
+
+def _print(moments: Sequence[Moment], notes: Sequence[str], written: Sequence[Path]) -> None:
+    console = Console()
+    for start, end, label, score in stretches(moments):
+        line = f"{clock(start):>8} - {clock(end):<8} {label:<10} {printing.percent(score)}"
+        console.print(line, markup=False, highlight=False)
+    for note in notes:
+        console.print(f"Note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    for path in written:
+        console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
+    printing.print_disclaimer(console)
