@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from .influences_triemo import Influences, explain_dialogue
 from .presence_triemo import is_absent, say_once
-from .samples_triemo import MASKS, checked_labels, ranked_scores
+from .samples_triemo import MASKS, check_top_k, checked_labels, ranked_scores
 from .utterances_triemo import VECTORS, UtteranceEncoder
 
 __all__ = ["DIALOGUE_TASK", "ConversationalEmotionRecognitionPipeline", "DialogueSession"]
@@ -102,8 +102,7 @@ class ConversationalEmotionRecognitionPipeline(Pipeline):
                 f"{DIALOGUE_TASK} got unknown parameters {unknown}; accepted: top_k, candidate_labels, batch_size, "
                 f"explain, {', '.join(known[:-1])}."
             )
-        if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
-            raise ValueError(f"top_k must be a whole number of at least 1, got {top_k!r}.")
+        check_top_k(top_k)
         if explain and self.model.config.resolved_problem_type == "regression":
             raise ValueError("explain: needs scores of classes, and this model's problem_type is 'regression'.")
         chosen = {"top_k": top_k, "candidate_labels": checked_labels(candidate_labels, self.model.config)}

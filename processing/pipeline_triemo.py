@@ -17,6 +17,7 @@ from .samples_triemo import (
     MASKS,
     TASK,
     TOLD,
+    check_top_k,
     checked_labels,
     is_uncertain,
     joined_scores,
@@ -119,8 +120,7 @@ class MultimodalEmotionRecognitionPipeline(ChunkPipeline):
                 f"{TASK} got unknown parameters {unknown}; accepted: {', '.join(_ANSWER_PARAMETERS)}, "
                 f"{', '.join(_INPUT_PARAMETERS)}."
             )
-        if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
-            raise ValueError(f"top_k must be a whole number of at least 1, got {top_k!r}.")
+        check_top_k(top_k)
         if min_score is not None and (isinstance(min_score, bool) or not 0 <= min_score <= 1):
             raise ValueError(f"min_score must be a number from 0 to 1, got {min_score!r}.")
         window_plan(kwargs.get("chunk_length_s"), kwargs.get("stride_length_s"))

@@ -25,6 +25,7 @@ __all__ = [
     "MASKS",
     "TASK",
     "TOLD",
+    "check_top_k",
     "checked_labels",
     "has_sound",
     "is_uncertain",
@@ -169,6 +170,12 @@ def stack_padded(rows: Sequence[np.ndarray | None], padding_value: int | float) 
 def present_modalities(tensors: Mapping[str, Any]) -> tuple[str, ...]:
     """What a batch of one has of text, audio, vision, in this order: those whose mask is not all zero."""
     return tuple(name for name, mask in MASKS.items() if mask in tensors and bool(tensors[mask].any()))
+
+
+def check_top_k(top_k: Any) -> None:
+    """ValueError unless it is how many labels to return, or None for all."""
+    if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
+        raise ValueError(f"top_k must be a whole number of at least 1, got {top_k!r}.")
 
 
 def checked_labels(candidate_labels: str | Sequence[str] | None, config: Any) -> list[str] | None:

@@ -1,12 +1,16 @@
 """From files to dialogues: a table of turns, a transcript, or a recording cut by its transcript."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from triemo.processing.media_triemo import load_audio, probe_media
+import numpy as np
+
+from triemo.processing.media_triemo import probe_media
 from triemo.processing.presence_triemo import is_absent
+from triemo.processing.recordings_triemo import recording_seconds, stream_recording
 from triemo.serving.samples import UsageError
 from triemo.serving.timeline.transcripts import (
     TRANSCRIPT_FORMATS,
@@ -21,6 +25,8 @@ __all__ = ["Dialogue", "read_dialogues"]
 
 _MEDIA = ("audio", "video", "image")
 _SAMPLING_RATE = 16000  # Hz, of what is cut; the feature extractor resamples to its own
+_FRAME_RATE = 4.0  # Hz
+_LONGEST_SIDE = 960  # pixels of a frame
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,9 @@ def read_dialogues(
     if transcript is None and diarization is None:
         raise UsageError(f"{file}: a recording needs --transcript, or --diarization, to be cut into turns.")
     notes = []
-    seconds = _seconds_of(file)
+    seconds = recording_seconds(file, _SAMPLING_RATE)
+    if seconds is None:
+        raise UsageError(f"{file} is a picture; a dialogue is a recording, a transcript or a table of turns.")
     # Without words, who speaks when is all there is to cut by.
     by = diarization if transcript is None else transcript
     beside = None if transcript is None else diarization
@@ -94,21 +102,48 @@ def read_dialogues(
 
 
 def cut_recording(file: str, utterances: Sequence[Utterance]) -> Iterator[dict[str, Any]]:
-    """The sound of each utterance; of none that has no length."""
-    sound = load_audio(file, _SAMPLING_RATE)
-    for one in utterances:
-        begin, end = (round((seconds or 0.0) * _SAMPLING_RATE) for seconds in (one.start, one.end))
-        piece = sound[begin:end]
-        yield {"audio": {"array": piece, "sampling_rate": _SAMPLING_RATE}} if len(piece) else {}
+    """
+    The sound of each utterance, and of a video its frames, in one pass over the file: no more is held in memory than
+    from where the utterance that is cut begins to where it ends.
 
-
-def _seconds_of(file: str) -> float:
+    Args:
+        file: the recording.
+        utterances: in the order of their starts, all of which are known.
+    """
     info = probe_media(file)
-    if not info.has_audio and info.duration_seconds is None:
-        raise UsageError(f"{file} is a picture; a dialogue is a recording, a transcript or a table of turns.")
-    if info.duration_seconds is not None:
-        return info.duration_seconds
-    return len(load_audio(file, _SAMPLING_RATE)) / _SAMPLING_RATE
+    tracks = {"sound": info.has_audio, "picture": info.has_video}
+    clip, sound = (file if there else None for there in (info.has_video, info.has_audio))
+    pieces = stream_recording(clip, sound, _SAMPLING_RATE, _FRAME_RATE, longest_side=_LONGEST_SIDE)
+    known = {track: 0.0 for track, there in tracks.items() if there}  # up to which second each is read
+    chunks: deque[tuple[int, np.ndarray]] = deque()  # with the sample at which each begins
+    frames: deque[tuple[float, np.ndarray]] = deque()
+    for one in utterances:
+        begin, end = one.start or 0.0, one.end or 0.0
+        while known and min(known.values()) < end and (piece := next(pieces, None)) is not None:
+            known[piece.track] = piece.end
+            # Whoever begins later needs nothing from before this one.
+            if piece.sound is not None and piece.end > begin:
+                chunks.append((round(piece.end * _SAMPLING_RATE) - len(piece.sound), piece.sound))
+            if piece.frame is not None and piece.end >= begin:
+                frames.append((piece.end, piece.frame))
+        while chunks and chunks[0][0] + len(chunks[0][1]) <= begin * _SAMPLING_RATE:
+            chunks.popleft()
+        while frames and frames[0][0] < begin:
+            frames.popleft()
+        yield _sound_of(chunks, begin, end) | _frames_of(frames, end)
+
+
+def _sound_of(chunks: Iterable[tuple[int, np.ndarray]], begin: float, end: float) -> dict[str, Any]:
+    first, last = round(begin * _SAMPLING_RATE), round(end * _SAMPLING_RATE)
+    parts = [samples[max(0, first - at) : max(0, last - at)] for at, samples in chunks]
+    if not sum(map(len, parts)):
+        return {}
+    return {"audio": {"array": np.concatenate(parts), "sampling_rate": _SAMPLING_RATE}}
+
+
+def _frames_of(frames: Iterable[tuple[float, np.ndarray]], end: float) -> dict[str, Any]:
+    shown = [frame for seconds, frame in frames if seconds < end]
+    return {"video": shown} if shown else {}
 
 
 def _dialogues_of_table(path: Path, encoding: str | None) -> list[Dialogue]:

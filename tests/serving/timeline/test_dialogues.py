@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from media_files import sine, write_sound
+from media_files import sine, write_clip, write_sound
 
+from triemo.processing import load_frames
 from triemo.serving.samples import UsageError
 from triemo.serving.timeline.dialogues import read_dialogues
 from triemo.serving.timeline.transcripts import Utterance
@@ -34,6 +35,23 @@ def test_a_recording_is_cut_by_its_transcript(recording, tmp_path):
     loud = [float(np.abs(sound).max()) for sound in sounds]
     assert loud[0] < 0.5 * loud[1] < 0.25 * loud[2]
     assert np.array_equal(sounds[0][RATE // 2 :], sounds[1][: RATE // 2])
+
+
+def test_frames_of_a_video_are_cut_too(tmp_path):
+    """Two seconds at 10 Hz that grow brighter: each turn has the frames of its time, about four a second."""
+    clip = write_clip(tmp_path / "call.mp4", frames=20, rate=10, sound=sine(2, 48000))
+    (tmp_path / "call.srt").write_text(
+        "1\n00:00:00,000 --> 00:00:01,000\na\n\n2\n00:00:00,500 --> 00:00:02,000\nb\n\n"
+        "3\n00:00:01,900 --> 00:00:01,950\nc\n"
+    )
+    (one,) = read_dialogues(str(clip), str(tmp_path / "call.srt"))
+    first, second, third = one.turns()
+    assert [len(turn.get("video", [])) for turn in (first, second, third)] == [4, 6, 0]
+    assert [len(turn["audio"]["array"]) for turn in (first, second, third)] == [RATE, 1.5 * RATE, RATE / 20]
+    assert np.array_equal(first["video"][2], second["video"][0])
+    frames, times = load_frames(str(clip))
+    shown = frames[int(np.searchsorted(times, 1.625 + 1e-4)) - 1]
+    assert np.abs(second["video"][4].astype(int) - shown).mean() < 2
 
 
 def test_who_spoke_when_is_enough(recording, tmp_path):
