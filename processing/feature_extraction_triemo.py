@@ -17,6 +17,7 @@ from transformers.utils import PaddingStrategy, TensorType, logging
 
 from .media_sources_triemo import is_media_source
 from .media_triemo import check_sampling_rate, load_audio, waveform_from_array
+from .presence_triemo import say_once, unheard
 
 __all__ = ["TriemoFeatureExtractor"]
 
@@ -149,7 +150,12 @@ class TriemoFeatureExtractor(SequenceFeatureExtractor):
         features = []
         for index, clip in enumerate(clips):
             try:
-                features.append(self._features(self._waveform(clip, sampling_rate)))
+                waveform = self._waveform(clip, sampling_rate)
+                # Processor and pipeline leave such sound out; who calls this alone, as stock pipelines do, is told.
+                reason = unheard(waveform, self.sampling_rate)
+                if reason is not None:
+                    say_once(logger, [f"{reason.partition(', so ')[0]}, and yet it is read as a voice"])
+                features.append(self._features(waveform))
             except ValueError as error:
                 raise ValueError(f"Audio {index} of the batch: {error}" if batched else str(error)) from error
         name, mask_name = self.model_input_names

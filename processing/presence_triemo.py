@@ -81,7 +81,7 @@ def unheard(waveform: np.ndarray, sampling_rate: int) -> str | None:
 def heard_blocks(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
     """Which blocks of 10 ms of a waveform (samples,) are above -60 dB of full scale, (blocks,) bool; whole blocks
     only, and a constant offset is not heard."""
-    size = sampling_rate // BLOCKS_PER_SECOND
+    size = max(1, sampling_rate // BLOCKS_PER_SECOND)
     blocks = waveform[: len(waveform) // size * size].reshape(-1, size)
     power = np.einsum("ij,ij->i", blocks, blocks) / size - np.square(blocks.mean(axis=1))
     return power > _FAINTEST_LEVEL**2

@@ -15,6 +15,7 @@ from transformers.pipelines.base import pad_collate_fn
 
 from triemo.processing.feature_extraction_triemo import TriemoFeatureExtractor
 from triemo.processing.media_triemo import load_audio
+from triemo.processing.presence_triemo import _said
 
 TYPES = ["log_mel", "mfcc", "waveform"]
 
@@ -197,6 +198,19 @@ def test_a_torchaudio_that_does_not_load_says_what_to_do(tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("triemo.processing.resampling_again", resampling_triemo.__file__)
     with pytest.raises(ImportError, match=r"(?s)triemo.serving.repair_torchaudio.*libc10_cuda"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def test_who_calls_it_alone_is_told_of_silence(caplog):
+    """As the stock audio-classification pipeline does; the processor would leave such sound out."""
+    _said.clear()
+    extractor = TriemoFeatureExtractor()
+    with caplog.at_level(logging.WARNING, logger="triemo"):
+        extractor(sine(1, 16000)[0], sampling_rate=16000)
+        assert not caplog.records
+        features = extractor([np.zeros(16000, np.float32)] * 2, sampling_rate=16000)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "Silence (0.00 of 1.00 s are above -60 dB), and yet it is read as a voice" in said
+    assert features["audio_attention_mask"].all()
 
 
 def test_frame_rate():

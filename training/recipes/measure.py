@@ -30,7 +30,8 @@ PER_CLASS = 100  # composites of each emotion in the test, and in the validation
 PROTOCOLS = {
     "goemotions": "text alone; official test of GoEmotions, ekman grouping (7 classes), without dialogue context. "
     "multi_label: macro F1 over all 5,427 rows, softmax against one threshold a class, thresholds fitted on the "
-    "official dev split. single_label: the top class on the rows that carry one label.",
+    "official dev split. single_label: the top class on the rows that carry one label. An emoji goes by its name, as "
+    "the processor reads it.",
     "meld": "text alone; official test of MELD, 7 classes, one line at a time: no dialogue context, no speaker.",
     "fer2013": "face alone, one 48x48 image resized to 96x96, no face detection, no test-time augmentation. "
     "PublicTest is the validation split (the epoch was chosen on it), PrivateTest the test; train without "
