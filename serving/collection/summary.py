@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from triemo.serving.printing import DISCLAIMER
+from triemo.serving.printing import DISCLAIMER, NAMES
 from triemo.serving.timeline.html import HtmlPage
 from triemo.training.data.columns import GROUP_COLUMNS
 
@@ -66,9 +66,9 @@ def _labels(page: HtmlPage, read: pd.DataFrame, labels: list[str]) -> None:
         of_label = read[read["label"] == label]
         rows.append([label, len(of_label), _percent(len(of_label), len(read)), float(of_label["score"].mean())])
     page.table(["emotion", "clips", "share", "mean score"], rows)
-    modalities = read["modalities"].map("+".join).value_counts()
+    modalities = read["modalities"].map(lambda names: ", ".join(NAMES[name] for name in names)).value_counts()
     page.heading("Read from")
-    page.table(["modalities", "clips"], [[name, int(count)] for name, count in modalities.items()])
+    page.table(["from", "clips"], [[name, int(count)] for name, count in modalities.items()])
 
 
 def _by_group(page: HtmlPage, read: pd.DataFrame, name: str, labels: list[str]) -> None:
@@ -129,8 +129,8 @@ def _not_read(page: HtmlPage, broken: pd.DataFrame) -> None:
     if broken.empty:
         return
     page.heading("Not read")
-    # Of one kind are reasons that differ in names and numbers alone.
-    kinds = broken["problem"].map(lambda reason: re.sub(r"\S*[./\d]\S*", "…", reason))
+    # Of one kind are reasons that differ in paths and numbers alone.
+    kinds = broken["problem"].map(lambda reason: re.sub(r"\S*[/\d]\S*", "…", reason))
     rows = []
     for kind, members in broken.groupby(kinds, sort=False):
         rows.append([len(members), str(kind), ", ".join(members["clip"][:_MOST_EXAMPLES])])
