@@ -5,11 +5,15 @@ import re
 import unittest
 from typing import Any
 
+import numpy as np
 import torch
 from exclusions import EXCLUSIONS
 from tests.test_configuration_common import ConfigTester
+from tests.test_image_processing_common import ImageProcessingTester, ImageProcessingTestMixin
 from tests.test_modeling_common import ModelTesterMixin
+from tests.test_processing_common import ProcessorTesterMixin
 from tests.test_sequence_feature_extraction_common import SequenceFeatureExtractionTestMixin
+from tiny_checkpoint import tiny_processor
 from tiny_models import all_inputs, audio_inputs, text_inputs, tiny_audio_config, tiny_config, vision_inputs
 from transformers import ViTConfig, Wav2Vec2Config
 
@@ -21,7 +25,7 @@ from triemo.modeling import (
     TriemoForPreTraining,
     TriemoModel,
 )
-from triemo.processing import TriemoFeatureExtractor
+from triemo.processing import TriemoFeatureExtractor, TriemoImageProcessor, TriemoProcessor
 
 BATCH, SIZES = 3, {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}
 WAVES = {
@@ -185,6 +189,38 @@ class FeatureExtractorTest(SequenceFeatureExtractionTestMixin, unittest.TestCase
 
     def setUp(self):
         self.feat_extract_tester = FeatureExtractorTester(self)
+
+
+class ImageProcessorTester(ImageProcessingTester):
+    """Small pictures taken whole, in colour; every still is a clip of one frame."""
+
+    def __init__(self, parent: unittest.TestCase):
+        size = {"height": 32, "width": 32}
+        whole = {"do_detect_faces": False, "do_grayscale": False, "size": size}
+        super().__init__(parent, batch_size=3, max_resolution=90, **whole)
+
+    def _get_image_processing_classes(self) -> dict[str, Any]:
+        return {"pil": TriemoImageProcessor}
+
+    def expected_output_image_shape(self, images: list) -> tuple[int, ...]:
+        return 1, self.num_channels, self.size["height"], self.size["width"]
+
+
+class ImageProcessorTest(ImageProcessingTestMixin, unittest.TestCase):
+    image_processor_tester_class = ImageProcessorTester
+
+
+class ProcessorTest(ProcessorTesterMixin, unittest.TestCase):
+    processor_class = TriemoProcessor
+    videos_input_name = "pixel_values"
+
+    @classmethod
+    def _setup_from_components(cls) -> TriemoProcessor:
+        return tiny_processor()
+
+    def prepare_audio_inputs(self, batch_size: int | None = None) -> list:
+        """A second of noise each; the mixin's sounds hold no syllable, and count as absent."""
+        return [np.random.default_rng(0).uniform(-0.5, 0.5, 16000)] * (batch_size or 1)
 
 
 def leave_out(case: type) -> None:
