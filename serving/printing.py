@@ -15,7 +15,8 @@ from rich.text import Text
 from triemo.serving.onnx.processing.explanations_triemo import Subset
 from triemo.serving.reading import Evidence, Reading
 from triemo.serving.samples import Sample
-from triemo.serving.timeline.dialogue_report import DialogueReport, clock, told_of_dialogue
+from triemo.serving.timeline.dialogue_report import DialogueReport, told_of_dialogue
+from triemo.serving.timeline.marks import clock
 
 __all__ = [
     "DISCLAIMER",
@@ -142,7 +143,7 @@ def print_dialogue(console: Console, report: DialogueReport) -> None:
     table.add_column("Words", no_wrap=True, max_width=max(20, console.width - 48))
     turned = {point.turn for point in report.turning_points}
     for number, (one, answer) in enumerate(zip(report.utterances, report.answers, strict=True), start=1):
-        cells = [str(number), *([clock(one.start)] if timed else []), escape(one.speaker or "?")]
+        cells = [str(number), *([clock(one.start, tenths=True)] if timed else []), escape(one.speaker or "?")]
         score = "" if answer["score"] is None else percent(answer["score"])
         carried = listed(answer["modalities"]) if answer["modalities"] else "nothing"
         said = escape(one.text or f"({carried})")
@@ -152,7 +153,7 @@ def print_dialogue(console: Console, report: DialogueReport) -> None:
         path = " > ".join(one.label for one in arc)
         console.print(f"{speaker}: {path}", markup=False, highlight=False)
     for point in report.turning_points:
-        at = f" ({clock(point.start)})" if point.start is not None else ""
+        at = f" ({clock(point.start, tenths=True)})" if point.start is not None else ""
         _line(
             console, f"Turning point: turn {point.turn}{at}, {point.speaker}: {point.before} > {point.after}", "bold"
         )

@@ -14,7 +14,8 @@ from triemo.serving import printing
 from triemo.serving.reading import load_reader
 from triemo.serving.samples import UsageError
 from triemo.serving.timeline.files import FORMATS, stretches, write_text
-from triemo.serving.timeline.pictures import clock, timeline_page, timeline_png
+from triemo.serving.timeline.marks import clock
+from triemo.serving.timeline.pictures import timeline_page, timeline_png
 from triemo.serving.timeline.recordings import Moment, read_timeline, timed_text
 from triemo.serving.timeline.transcripts import read_transcript
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from triemo.serving.timeline.alerts import Alert
 from triemo.serving.timeline.html import HtmlPage
+from triemo.serving.timeline.marks import clock, colours_of
 from triemo.serving.timeline.transcripts import Utterance
 from triemo.training.common import write_json
 
@@ -19,7 +20,6 @@ __all__ = [
     "DialogueReport",
     "Stretch",
     "TurningPoint",
-    "clock",
     "make_report",
     "report_document",
     "told_of_dialogue",
@@ -34,15 +34,6 @@ INFLUENCE_METHOD = (
 _TURNS_BEFORE = 3  # of a speaker's own, that a turning point is told from
 _LEAST_CHANGE = 0.3  # total variation distance, 0 to 1
 _INFLUENCES_SHOWN = 5
-_COLOURS = {
-    "anger": "#d62728",
-    "disgust": "#8c6d31",
-    "fear": "#9467bd",
-    "joy": "#f2c52c",
-    "neutral": "#c7c7c7",
-    "sadness": "#1f77b4",
-    "surprise": "#2ca02c",
-}
 
 
 @dataclass(frozen=True)
@@ -191,7 +182,7 @@ def draw_arcs(report: DialogueReport) -> bytes:
     timed = all(one.start is not None and one.end is not None for one in report.utterances)
     figure = Figure(figsize=(7, 1.2 + 1.1 * len(speakers)), layout="constrained")
     lanes = np.atleast_1d(figure.subplots(len(speakers), 1, sharex=True, squeeze=False)).ravel()
-    colours = [_COLOURS.get(label, f"C{index}") for index, label in enumerate(report.labels)]
+    colours = colours_of(report.labels)
     for lane, speaker in zip(lanes, speakers, strict=True):
         rows = [index for index, one in enumerate(report.answers) if one["scores"] and _name(one) == speaker]
         heights = np.array([_row(report.answers[index], report.labels) for index in rows])
@@ -229,14 +220,6 @@ def told_of_dialogue(report: DialogueReport) -> list[str]:
             turns.setdefault(note, []).append(str(number))
     told = [f"{note[0].upper()}{note[1:]}." for note in report.notes]
     return told + [f"Turn {', '.join(numbers)}: {note[0].upper()}{note[1:]}." for note, numbers in turns.items()]
-
-
-def clock(seconds: float | None) -> str:
-    """Minutes and seconds, "1:02.5"; empty where unknown."""
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds, 1), 60)
-    return f"{int(minutes)}:{rest:04.1f}"
 
 
 # What is worked out
@@ -351,13 +334,16 @@ def _page(report: DialogueReport, picture: bytes | None, model: str) -> HtmlPage
         page.heading("Alerts")
         page.table(
             ["turn", "time", "speaker", "rule"],
-            [[one.turn, clock(one.start), one.speaker, one.rule] for one in report.alerts],
+            [[one.turn, clock(one.start, tenths=True), one.speaker, one.rule] for one in report.alerts],
         )
     page.heading("Turning points")
     if report.turning_points:
         page.table(
             ["turn", "time", "speaker", "from", "to", "change"],
-            [[p.turn, clock(p.start), p.speaker, p.before, p.after, p.change] for p in report.turning_points],
+            [
+                [p.turn, clock(p.start, tenths=True), p.speaker, p.before, p.after, p.change]
+                for p in report.turning_points
+            ],
         )
     else:
         page.paragraph("None: nobody's emotion changed for long.")
@@ -372,7 +358,7 @@ def _page(report: DialogueReport, picture: bytes | None, model: str) -> HtmlPage
     rows = []
     for number, (one, answer) in enumerate(zip(report.utterances, report.answers, strict=True), start=1):
         read = "-" if answer["label"] is None else f"{answer['label']} {answer['score']:.0%}"
-        rows.append([number, clock(one.start), _name(answer), read, one.text])
+        rows.append([number, clock(one.start, tenths=True), _name(answer), read, one.text])
     page.table(["turn", "time", "speaker", "emotion", "words"], rows)
     told = told_of_dialogue(report)
     if told:

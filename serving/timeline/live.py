@@ -14,7 +14,7 @@ from triemo.processing.recordings_triemo import FrameSampler, Piece, stream_cont
 from triemo.processing.windows_triemo import Window, timed_words, window_plan
 from triemo.serving import printing
 from triemo.serving.reading import load_reader
-from triemo.serving.timeline.pictures import clock
+from triemo.serving.timeline.marks import clock
 from triemo.serving.timeline.recordings import Moment, moment_of
 
 __all__ = ["StreamingSession", "live"]

@@ -9,9 +9,10 @@ from PIL import Image
 
 from triemo.serving.printing import DISCLAIMER, listed, percent
 from triemo.serving.timeline.html import HtmlPage
+from triemo.serving.timeline.marks import clock, colours_of
 from triemo.serving.timeline.recordings import Moment, labels_of, moments_that_stand_out
 
-__all__ = ["clock", "timeline_page", "timeline_png"]
+__all__ = ["timeline_page", "timeline_png"]
 
 _MOST_PEOPLE = 6  # panels of a picture
 _MOST_ROWS = 300  # of the page's table
@@ -62,7 +63,7 @@ def timeline_png(moments: Sequence[Moment], title: str) -> bytes:
 
 def _draw_scores(axis: Any, moments: Sequence[Moment], labels: Sequence[str]) -> None:
     edges, scores = _steps(moments, [[moment.scores[label] for label in labels] for moment in moments])
-    axis.stackplot(edges, scores.T, labels=labels, linewidth=0)
+    axis.stackplot(edges, scores.T, labels=labels, colors=colours_of(labels), linewidth=0)
     axis.set_ylim(0, 1)
     axis.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
 
@@ -97,7 +98,8 @@ def timeline_page(moments: Sequence[Moment], title: str, notes: Sequence[str] = 
     total = sum(seconds.values())
     shares = [f"{label} {percent(seconds[label] / total)}" for label in sorted(labels, key=lambda x: -seconds[x])]
     page.paragraph(
-        f"{clock(max(moment.end for moment in moments) - moments[0].start)} in {len(moments)} windows, read from "
+        f"{clock(max(moment.end for moment in moments) - moments[0].start)} in "
+        f"{'one window' if len(moments) == 1 else f'{len(moments)} windows'}, read from "
         f"{listed(list(dict.fromkeys(name for one in read for name in one.modalities)))}. Most of the time: "
         f"{', '.join(share for share in shares if not share.endswith(' 0.0 %'))}."
     )
@@ -138,9 +140,3 @@ def timeline_page(moments: Sequence[Moment], title: str, notes: Sequence[str] = 
 def _caption(moment: Moment) -> str:
     person = "" if moment.person is None else f", person {moment.person}"
     return f"{clock(moment.start)}{person}: {moment.label} {percent(moment.confidence or 0.0)}"
-
-
-def clock(seconds: float) -> str:
-    """1:02:03, or 2:03 below an hour."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

@@ -11,7 +11,8 @@ from media_files import sine, write_clip, write_sound
 from triemo.processing import load_audio, load_frames
 from triemo.serving.timeline.files import as_csv, as_json_lines, as_srt, as_textgrid, as_vtt, stretches
 from triemo.serving.timeline.live import StreamingSession
-from triemo.serving.timeline.pictures import clock, timeline_page
+from triemo.serving.timeline.marks import clock, colours_of
+from triemo.serving.timeline.pictures import timeline_page
 from triemo.serving.timeline.recordings import Moment, moments_that_stand_out, read_timeline
 
 
@@ -56,6 +57,7 @@ def test_rows_and_subtitles():
     assert as_srt(MOMENTS).startswith("1\n00:00:00,000 --> 00:00:08,000\njoy 80 %\n\n2\n00:00:10,000 --> ")
     assert as_vtt(MOMENTS).startswith("WEBVTT\n\n00:00:00.000 --> 00:00:08.000\njoy 80 %\n")
     assert clock(3725.9) == "1:02:05" and clock(59) == "0:59"
+    assert clock(59.96, tenths=True) == "1:00.0" and clock(3725.94, tenths=True) == "1:02:05.9" and clock(None) == ""
 
 
 def test_a_textgrid_has_no_gaps():
@@ -144,3 +146,7 @@ def test_the_command_writes_what_is_asked_for(triemo, long_clip, tmp_path):
     assert [row["start"] for row in live] == [row["start"] for row in rows]
     assert live[-1]["scores"] == pytest.approx(rows[-1]["scores"], abs=1e-4)
     assert triemo("timeline", long_clip, "--format", "doc").exit_code == 2
+
+
+def test_an_emotion_has_one_colour_whatever_the_order_of_the_labels():
+    assert colours_of(["joy", "bored", "anger"]) == [colours_of(["joy"])[0], "C1", colours_of(["anger"])[0]]
