@@ -41,6 +41,7 @@ from triemo.serving.endpoint.server import parse_arguments as parse_endpoint_arg
 from triemo.serving.reading import load_reader
 from triemo.training import evaluate_model, evaluate_pretraining, finetune, pretrain
 from triemo.training.arguments import parse_arguments, parse_pretrain_arguments
+from triemo.training.common import DIALOGUE_MODEL, default_model
 from triemo.training.recipes import contexts, few_labels, ravdess_folds, seed_spread
 
 DEMO = "serving/assets/demo.mp4"
@@ -57,8 +58,8 @@ RUN = {
     "triemo predict a.mp4 b.wav c.jpg --json": "test_predict",
     "python training/finetune.py --table my.csv --output_dir runs/mine": "test_own_data",
     "triemo predict --model runs/mine clip.mp4": "test_own_data",
-    "triemo dialogue serving/assets/call.opus --transcript serving/assets/call.srt "
-    '--rule "anger rising for 2 turns" --output report/': "test_dialogue",
+    "triemo dialogue serving/assets/call.opus --transcript serving/assets/call.srt --output report/ "
+    '--rule "anger rising for 2 turns to 0.5"': "test_dialogue",
     "python training/evaluate_model.py --model runs/mine --table my.csv --split validation "
     "--output runs/mine/evaluation": "test_own_data",
     "python training/recipes/seed_spread.py runs/mine_1 runs/mine_2 runs/mine_3": "test_own_data",
@@ -425,6 +426,16 @@ def test_dialogue(at_work):
     turns = json.loads((at_work / "report" / "call.opus.json").read_text())["turns"]
     assert all(turn["modalities"] == ["text", "audio"] and turn["end"] > turn["start"] for turn in turns)
     assert [turn["speaker"] for turn in turns] == ["Agent", "Customer"] * 7 + ["Agent"]
+
+
+@pytest.mark.skipif(not default_model(DIALOGUE_MODEL).startswith("/"), reason="the head of conversations is not here")
+def test_the_released_head_follows_the_made_call(at_work):
+    """The customer is calm, gets angry when he is put off (turns 8 and 10), and is glad when he is helped."""
+    read = json.loads(triemo("triemo dialogue serving/assets/call.opus", "--device", "cpu", "--json"))
+    customer = [turn["label"] for turn in read["turns"] if turn["speaker"] == "Customer"]
+    assert customer[0] == "neutral" and "anger" in customer[3:5] and customer[-1] == "joy"
+    points = [point for point in read["turning_points"] if point["speaker"] == "Customer"]
+    assert any(point["after"] == "anger" for point in points) and points[-1]["after"] == "joy"
 
 
 def test_python_of_the_readme(at_work, checkpoint):
