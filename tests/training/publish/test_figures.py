@@ -213,6 +213,13 @@ def test_no_temperature_of_the_release_worsens_its_calibration():
     assert all(error["after"] <= error["before"] for error in errors.values()), errors
 
 
+def test_what_was_not_chosen_on_validation_data_alone_is_said_beside_the_figures():
+    for paper in (TEMPLATE, TEMPLATE.parent / "README.md"):
+        text = " ".join(paper.read_text("utf-8").split())
+        assert "chosen on validation data, with one exception: how the voice's states are pooled" in text, paper
+        assert "compared on five folds of RAVDESS that include the test actors" in text, paper
+
+
 def test_the_licence_of_the_released_weights_is_the_cards():
     assert ModelCard.load(TEMPLATE).data.license == LICENSE
 
