@@ -42,7 +42,7 @@ from triemo.serving.reading import load_reader
 from triemo.training import evaluate_model, evaluate_pretraining, finetune, pretrain
 from triemo.training.arguments import parse_arguments, parse_pretrain_arguments
 from triemo.training.common import DIALOGUE_MODEL, default_model
-from triemo.training.recipes import contexts, few_labels, ravdess_folds, seed_spread
+from triemo.training.recipes import contexts, dialogue_head, few_labels, ravdess_folds, seed_spread
 
 DEMO = "serving/assets/demo.mp4"
 LABELS = {"anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise"}
@@ -122,6 +122,7 @@ NOT_RUN = {
     "python training/finetune.py --config training/configs/dialogues.yaml --table turns.csv "
     "--context_type transformer": "tests/training/test_dialogue_task.py",
     "python training/recipes/contexts.py --corpus meld --data DATA": "tests/training/recipes/test_contexts.py",
+    "python training/recipes/dialogue_head.py --data folder": "tests/training/recipes/test_dialogue_head.py",
 }
 
 
@@ -152,6 +153,7 @@ SCRIPTS = {
     "training/evaluate_pretraining.py": hf_parser(evaluate_pretraining.PretrainingEvaluationArguments),
     "training/recipes/ravdess_folds.py": hf_parser(ravdess_folds.FoldRun),
     "training/recipes/few_labels.py": hf_parser(few_labels.FewLabelsRun),
+    "training/recipes/dialogue_head.py": hf_parser(dialogue_head.HeadRun),
     "training/recipes/contexts.py": hf_parser(contexts.ContextsRun),
     "triemo.serving.endpoint.server": parse_endpoint_arguments,
 }

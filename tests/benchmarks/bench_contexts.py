@@ -4,7 +4,7 @@
 
 A batch of dialogues of text, sound and face vectors (300, 74, 35 values, as CMU-MOSI's), random weights: the time does
 not depend on them. All run in one process on the same batch, in turn, so the ratios are what to quote. Where the
-package MMSA is installed (`pip install --no-deps MMSA easydict`), its MulT is timed beside, over as many steps with as
+package MMSA 2.2.1 is installed (`pip install --no-deps MMSA`), its MulT is timed beside, over as many steps with as
 many parameters as it has by default; it reads a dialogue as one sample of that many steps.
 
 `--long` runs one dialogue of 1,000 utterances, and one of 5,000 in a causal context of 64, and reports peak memory.
@@ -13,9 +13,12 @@ many parameters as it has by default; it reads a dialogue as one sample of that 
 import argparse
 import json
 import resource
+import sys
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,14 +28,15 @@ from triemo.modeling import TriemoConfig, TriemoForEmotionSequence
 from triemo.training.arguments import CONTEXT_TYPES
 
 WIDTHS = {"text": 300, "audio": 74, "vision": 35}
-HEAD = {"hidden_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 256}
+HEAD = {"num_hidden_layers": 1, "num_attention_heads": 4, "projection_dim": 32, "context_layers": 1, "num_labels": 7}
 
 
-def head(context: str, **fields: Any) -> TriemoForEmotionSequence:
+def head(context: str, width: int = 128, **fields: Any) -> TriemoForEmotionSequence:
     torch.manual_seed(0)
-    sizes = {f"{name}_feature_size": width for name, width in WIDTHS.items()}
-    settings = HEAD | {"projection_dim": 32, "context_layers": 1, "num_labels": 7, "step_aligned": True}
-    return TriemoForEmotionSequence(TriemoConfig(**settings, **sizes, context_type=context, **fields)).eval()
+    sizes = {f"{name}_feature_size": size for name, size in WIDTHS.items()}
+    sizes |= {"hidden_size": width, "intermediate_size": 2 * width}
+    config = TriemoConfig(**HEAD, **sizes, step_aligned=True, context_type=context, **fields)
+    return TriemoForEmotionSequence(config).eval()
 
 
 def vectors(dialogues: int, utterances: int) -> dict[str, torch.Tensor]:
@@ -44,13 +48,19 @@ def vectors(dialogues: int, utterances: int) -> dict[str, torch.Tensor]:
 
 def mult() -> Any:
     """MulT (Tsai et al., 2019) with the settings that MMSA gives it for CMU-MOSI; None where it is not installed."""
-    try:
-        from MMSA.models.singleTask.MULT import MULT
-    except ImportError:
+    spec = find_spec("MMSA")
+    if spec is None:
         return None
+    # The packages above the model import all of MMSA, down to the drivers of GPUs: only their places are needed.
+    folder = Path(str(spec.origin)).parent
+    for name in ("MMSA", "MMSA.models", "MMSA.models.singleTask"):
+        package = ModuleType(name)
+        package.__path__ = [str(folder.joinpath(*name.split(".")[1:]))]
+        sys.modules[name] = package
+    MULT = import_module("MMSA.models.singleTask.MULT").MULT
     settings = {"dst_feature_dim_nheads": [40, 8], "nlevels": 4, "attn_mask": True, "need_data_aligned": False}
     settings |= {f"attn_dropout{part}": 0.2 for part in ("", "_a", "_v")} | {"relu_dropout": 0.0, "embed_dropout": 0.2}
-    settings |= {"res_dropout": 0.0, "output_dropout": 0.5, "text_dropout": 0.1, "train_mode": "regression"}
+    settings |= {"res_dropout": 0.0, "output_dropout": 0.5, "text_dropout": 0.1, "train_mode": "classification"}
     settings |= {f"conv1d_kernel_size_{part}": 1 for part in "lav"}
     args = SimpleNamespace(**settings, use_bert=False, feature_dims=list(WIDTHS.values()), seq_lens=[50] * 3)
     args.num_classes = 7
@@ -62,6 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dialogues", type=int, default=16, help="in a batch")
     parser.add_argument("--utterances", default="10,50,200", help="of each dialogue, comma-separated")
+    parser.add_argument("--hidden_size", type=int, default=128, help="216 has about as many parameters as MulT")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--long", action="store_true", help="memory of long dialogues in place of times")
@@ -76,7 +87,7 @@ def main() -> None:
 
 
 def times(args: argparse.Namespace) -> dict[str, Any]:
-    models: dict[str, Any] = {context: head(context) for context in CONTEXT_TYPES}
+    models: dict[str, Any] = {context: head(context, args.hidden_size) for context in CONTEXT_TYPES}
     theirs = mult()
     result: dict[str, Any] = {"parameters": {name: parameters(model) for name, model in models.items()}}
     if theirs is not None:

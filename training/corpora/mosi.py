@@ -34,7 +34,8 @@ def cmu_mosi_table(
     seed: int = 0,
     drop_missing: bool = False,
 ) -> DatasetDict:
-    """CMU-MOSI (Zadeh et al., 2016), in either layout: `text`, `label`, `dialogue` (the video) and vectors or `video`.
+    """CMU-MOSI (Zadeh et al., 2016), in either layout: `text`, `label`, `dialogue` (the video), `turn` (its
+    place there) and vectors or `video`.
 
     Args:
         root: folder of the corpora, with `mosi/` or `cmu_mosi/`.
@@ -180,10 +181,19 @@ def _vector_rows(folder: Path, split: str, features: Sequence[str], transcripts:
                 "label": {"0": "negative", "1": "positive"}[label],
                 "dialogue": identifier.rsplit("_", 1)[0],
                 "utterance": identifier,
+                # Rows of a video stand by their label there, so their order must not reach a model.
+                "turn": _turn(identifier.rpartition("_")[2], f"{folder / 'transcripts.csv'}:{place + 1}"),
                 "row": f"{folder / 'transcripts.csv'}:{place + 1}",
             }
         )
     return rows
+
+
+def _turn(number: str, where: str) -> int:
+    """Place of an utterance in its video. Raises ValueError for what is no number, naming the row."""
+    if not number.isdigit():
+        raise ValueError(f"utterance: got the number {number!r} in {where}, expected digits")
+    return int(number)
 
 
 # Clips -------------------------------------------------------------------------------------------------------
@@ -231,6 +241,7 @@ def _clip_row(folder: Path, cells: dict, target: str, features: Sequence[str]) -
         "label": {"score": score, "polarity": _polarity(cells, score), "emotions": emotions}[target],
         "dialogue": video,
         "utterance": f"{video}/{clip}",
+        "turn": _turn(clip, where),
         "score": score,
         **(unimodal if "label_V" in cells and len(unimodal) == len(FEATURES) else {}),
         "row": where,

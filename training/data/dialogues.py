@@ -42,7 +42,10 @@ def group_turns(data: Dataset, name: str) -> list[list[int]]:
         raise ValueError(f"columns: got {data.column_names} in {name}, expected `dialogue`, and `turn` if unordered")
     columns = data.select_columns([c for c in ("dialogue", "turn", "row") if c in data.column_names])[:]
     places = columns.get("row") or [f"row {number} of {name}" for number in range(len(data))]
-    turns = columns.get("turn") or list(range(len(data)))
+    turns = columns.get("turn")
+    if turns is None:
+        logger.warning(f"{name}: has no column turn, so the turns of a dialogue are taken to stand in their order.")
+        turns = list(range(len(data)))
     found: dict[str, dict[float, int]] = {}
     unordered = set()
     for row, (dialogue, given, place) in enumerate(zip(columns["dialogue"], turns, places, strict=True)):

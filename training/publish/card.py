@@ -264,7 +264,7 @@ A Triemo head that reads the emotion of every turn of a conversation, knowing {s
 {table}
 
 Only turns with a label count. The best epoch was chosen on validation.
-
+{_contexts_table(measured.get("contexts"))}
 ## Use
 
 ```python
@@ -279,6 +279,25 @@ print(reader([{{"speaker": "ann", "text": "You did what?"}}, {{"speaker": "bob",
 Hiring, policing, border control, surveillance, credit, education, diagnosis or any decision about a person.
 """
     return f"---\n{data.to_yaml()}\n---\n{body}"
+
+
+def _contexts_table(compared: Mapping[str, Any] | None) -> str:
+    """Of what `contexts.py` wrote, by context the mean and the deviation over seeds on test; empty for None."""
+    if compared is None:
+        return ""
+    measure = compared["measure"]
+    lines = [
+        f"\nHeads that see what comes later too and differ in their context alone, {measure.replace('_', ' ')} on "
+        f"test over {len(compared['seeds'])} seeds:\n",
+        "| context | mean | deviation | parameters |",
+        "|---|---|---|---|",
+    ]
+    for name, found in compared["contexts"].items():
+        scores = found["test"][measure]
+        lines.append(
+            f"| {name} | {scores['mean']:.3f} | {scores['standard_deviation']:.3f} | {found['parameters']:,} |"
+        )
+    return "\n".join([*lines, ""])
 
 
 def origin(results: Mapping[str, Any]) -> tuple[list[str], str | None]:

@@ -38,7 +38,9 @@ def test_turns_are_numbers_and_put_in_order(caplog):
         assert group_turns(Dataset.from_dict(ROWS), "table") == [[2, 0, 4], [3, 1]]
     assert "the turns of 2 dialogues are not in their order" in caplog.text
     without = Dataset.from_dict({name: values for name, values in ROWS.items() if name != "turn"})
-    assert group_turns(without, "table") == [[0, 2, 4], [1, 3]]
+    with caplog.at_level(logging.WARNING):
+        assert group_turns(without, "table") == [[0, 2, 4], [1, 3]]
+    assert "table: has no column turn, so the turns of a dialogue are taken to stand in their order" in caplog.text
 
 
 @pytest.mark.parametrize(

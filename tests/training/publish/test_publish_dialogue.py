@@ -19,6 +19,8 @@ def head(tmp_path):
     TriemoForEmotionSequence(config).save_pretrained(tmp_path / "head")
     scores = {"accuracy": 0.61234, "uar": 0.4, "macro_f1": 0.41, "weighted_f1": 0.6}
     metrics = {"model": "head", "test": {"meld": scores | {"samples": 2610}}}
+    graph = {"test": {"weighted_f1": {"mean": 0.60644, "standard_deviation": 0.0045}}, "parameters": 515591}
+    metrics["contexts"] = {"measure": "weighted_f1", "seeds": [0, 1], "contexts": {"graph": graph}}
     (tmp_path / "head" / "metrics.json").write_text(json.dumps(metrics))
     (tmp_path / "head" / "vectors").mkdir()
     return tmp_path / "head"
@@ -37,6 +39,7 @@ def test_it_loads_without_triemo_and_its_card_has_its_figures(head, tmp_path):
     stated = {result.metric_name: result.metric_value for result in card.data.eval_results}
     assert stated == {"accuracy": 0.6123, "uar": 0.4, "macro f1": 0.41, "weighted f1": 0.6}
     assert card.data.base_model == "triemo/triemo-small" and "| meld | 0.612 | 0.400 | 0.410 | 0.600 |" in card.text
+    assert "| graph | 0.606 | 0.004 | 515,591 |" in card.text
 
 
 def test_towers_in_a_folder_of_ones_own_need_a_name_on_the_hub(head, tmp_path):
