@@ -22,6 +22,7 @@ __all__ = [
     "contributions",
     "disagree",
     "explain_sample",
+    "moved_in_time",
     "said_alone",
     "subset_batch",
     "subset_scores",
@@ -84,6 +85,18 @@ def explain_sample(
         "disagree": disagree(alone),
         **effects,
     }
+
+
+def moved_in_time(explanation: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """What `explain_sample` says of a window, with times of the recording in which the window begins at `seconds`."""
+    moved = dict(explanation)
+    if "moments" in moved:
+        moved["moments"] = [
+            {**part, "timestamp": tuple(second + seconds for second in part["timestamp"])} for part in moved["moments"]
+        ]
+    if "frames" in moved:
+        moved["frames"] = [{**part, "time": part["time"] + seconds} for part in moved["frames"]]
+    return moved
 
 
 # Subsets of the modalities

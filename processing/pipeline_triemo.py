@@ -10,7 +10,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
-from .explanations_triemo import explain_sample
+from .explanations_triemo import explain_sample, moved_in_time
 from .media_sources_triemo import MediaLimits, media_limits
 from .presence_triemo import NothingToReadError, say_once
 from .samples_triemo import (
@@ -216,19 +216,24 @@ class MultimodalEmotionRecognitionPipeline(ChunkPipeline):
         if before is not None:
             yield {**before, "is_last": True}
 
-    def read_windows(self, input_: Any, **parameters: Any) -> Iterator[dict[str, Any]]:
+    def read_windows(
+        self, input_: Any, candidate_labels: str | Sequence[str] | None = None, **parameters: Any
+    ) -> Iterator[dict[str, Any]]:
         """
         The windows of one input, each as soon as it and the few that go through the model with it are read.
 
         Args:
             input_: as in a call.
+            candidate_labels: the labels that explanations choose among.
             parameters: as in a call, of the input.
 
         Yields:
-            `window`, `logits` (1, classes), `modality_mask` (1, 3) bool and `is_last`; of a window that holds nothing
-            to read the mask is all False.
+            `window`, `logits` (1, classes), `modality_mask` (1, 3) bool, `is_last`, with `explain` a list of its
+            `explanation`; of a window that holds nothing to read the mask is all False.
         """
-        return self._read(self.preprocess(input_, **{**self._preprocess_params, **parameters}), 1, {})
+        explained = {"explain": True, "candidate_labels": checked_labels(candidate_labels, self.model.config)}
+        forward = explained if parameters.get("explain") else {}
+        return self._read(self.preprocess(input_, **{**self._preprocess_params, **parameters}), 1, forward)
 
     def _read(
         self, items: Iterable[dict[str, Any]], batch_size: int, parameters: dict[str, Any]
@@ -375,14 +380,16 @@ class MultimodalEmotionRecognitionPipeline(ChunkPipeline):
                 scores[0].pop("uncertain")
             answer |= {"notes": notes, "uncertain": uncertain}
             explained = [
-                {"timestamp": (output["window"].start, output["window"].end), **output["explanation"][0]}
+                (output["window"], moved_in_time(output["explanation"][0], output["window"].start))
                 for output in outputs
                 if output.get("explanation", [None])[0] is not None
             ]
-            if len(outputs) > 1 and explained:
-                answer["explanation"] = explained
-            elif "explanation" in outputs[0]:
-                answer["explanation"] = outputs[0]["explanation"][0]
+            if explained and len(outputs) == 1:
+                answer["explanation"] = explained[0][1]
+            elif explained:
+                answer["explanation"] = [
+                    {"timestamp": (window.start, window.end), **explanation} for window, explanation in explained
+                ]
         return answer
 
     def _scores(

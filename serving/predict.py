@@ -24,8 +24,6 @@ from triemo.serving.reading import (
     read_subsets,
     reading_document,
     subsets_document,
-    with_certainty,
-    with_explanation,
 )
 from triemo.serving.samples import Sample, UsageError, demo_sample, make_sample
 from triemo.training.common import default_model
@@ -87,10 +85,7 @@ def predict(
             continue
         reader = get_reader()
         try:
-            reading = with_certainty(reader, read_sample(reader, sample, candidate_labels, **options), min_score)
-            if explain:
-                reading = with_explanation(reader, reading, candidate_labels, **options)
-            results.append(reading)
+            results.append(read_sample(reader, sample, candidate_labels, min_score, explain, **options))
         except ValueError as error:
             results.append((name, _error_line(errors, name, error)))
     readings = [result for result in results if isinstance(result, Reading)]

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +38,6 @@ __all__ = [
     "read_subsets",
     "reading_document",
     "subsets_document",
-    "with_certainty",
-    "with_explanation",
 ]
 
 NEEDED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # no code: the installed package is what runs
@@ -300,44 +298,41 @@ def prepare(reader: Any, sample: Sample, **options: Any) -> tuple[dict[str, Any]
 
 
 def read_sample(
-    reader: Any, sample: Sample, candidate_labels: str | Sequence[str] | None = None, **options: Any
+    reader: Any,
+    sample: Sample,
+    candidate_labels: str | Sequence[str] | None = None,
+    min_score: float | None = None,
+    explain: bool = False,
+    **options: Any,
 ) -> Reading:
     """
-    Scores of all labels, or of those to choose among; of a long recording the mean of its windows. Other arguments and
-    errors as in `prepare`.
+    Scores of all labels, or of those to choose among; of a long recording the mean of its windows.
+
+    Args:
+        reader, sample, options: as in `prepare`.
+        candidate_labels: the labels to choose among.
+        min_score: below it the reading is uncertain; by default what is stored with the checkpoint.
+        explain: say what the answer rests on.
+
+    Raises:
+        ValueError: as in `prepare`; an explanation is asked of an exported graph or a regression model.
     """
     if not hasattr(reader, "read_windows"):  # an exported graph, which reads in one piece
+        if explain:
+            raise ValueError("explain: needs a checkpoint, got an exported graph.")
         tensors, evidence = prepare(reader, sample, **options)
         scores = reader.postprocess(reader.forward(tensors), candidate_labels=candidate_labels)
-        return Reading(sample, evidence, scores)
-    windows = list(reader.read_windows(sample.inputs, **options))
-    answer = reader.postprocess(windows, candidate_labels=candidate_labels, return_notes=True, alone=True)
+        present = [name in evidence.modalities for name in MASKS]
+        return Reading(sample, evidence, scores, is_uncertain(scores, reader.model.config, present, min_score))
+    windows = list(reader.read_windows(sample.inputs, candidate_labels=candidate_labels, explain=explain, **options))
+    answer = reader.postprocess(
+        windows, candidate_labels=candidate_labels, min_score=min_score, return_notes=True, alone=True
+    )
     faces = [output["window"].faces for output in windows if output["window"].faces is not None]
     counted = (sum(seen for seen, _ in faces), sum(looked_at for _, looked_at in faces)) if faces else None
     use_sound_track = options.get("use_sound_track", True)
     evidence = _evidence(sample, tuple(answer["modalities"]), counted, answer["notes"], use_sound_track)
-    return Reading(sample, evidence, answer["scores"])
-
-
-def with_certainty(reader: Any, reading: Reading, min_score: float | None = None) -> Reading:
-    """A reading that says whether it is uncertain; by default below what is stored with the checkpoint."""
-    present = [name in reading.evidence.modalities for name in MASKS]
-    return replace(reading, uncertain=is_uncertain(reading.scores, reader.model.config, present, min_score))
-
-
-def with_explanation(
-    reader: Any, reading: Reading, candidate_labels: str | Sequence[str] | None = None, **options: Any
-) -> Reading:
-    """
-    A reading with what it rests on; arguments as of `read_sample`.
-
-    Raises:
-        ValueError: an exported graph, or a regression model.
-    """
-    if not hasattr(reader, "processor"):
-        raise ValueError("explain: needs a checkpoint, got an exported graph.")
-    answer = reader(reading.sample.inputs, explain=True, candidate_labels=candidate_labels, **options)
-    return replace(reading, explanation=answer["explanation"])
+    return Reading(sample, evidence, answer["scores"], answer["uncertain"], answer.get("explanation"))
 
 
 def read_subsets(reader: Any, sample: Sample, **options: Any) -> SubsetReading:

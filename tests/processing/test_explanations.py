@@ -183,6 +183,19 @@ def test_words_of_a_text_in_windows(reader):
     assert len(steps) == len(set(steps)) == sum(token not in ("[CLS]", "[SEP]", "[PAD]") for token in tokens)
 
 
+def test_a_long_recording_is_explained_window_by_window(reader):
+    draw = np.random.default_rng(0)
+    sound = {"array": draw.uniform(-0.5, 0.5, 16000 * 21).astype(np.float32), "sampling_rate": 16000}
+    answer = reader({"audio": sound}, explain=True)
+    told = answer["explanation"]
+    assert len(told) >= 2 and told[0]["timestamp"][0] == 0 and told[-1]["timestamp"][1] == pytest.approx(21, abs=0.05)
+    for one in told:
+        assert one["without_input"] + sum(one["contributions"].values()) == pytest.approx(one["score"], abs=1e-9)
+        begin, end = one["timestamp"]
+        moments = [moment["timestamp"] for moment in one["moments"]]
+        assert moments[0][0] == pytest.approx(begin, abs=0.01) and moments[-1][1] == pytest.approx(end, abs=0.05)
+
+
 # With the released checkpoint: the part that is said to matter most does, when it is really taken away -----------
 
 
