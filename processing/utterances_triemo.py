@@ -87,7 +87,8 @@ class UtteranceEncoder:
         processor = AutoProcessor.from_pretrained(place, **hub_kwargs)
         layers = config.utterance_layers or {name: DEFAULT_LAYERS[name] for name in config.modalities}
         encoder = cls(model.to(head.device), processor, layers, batch_size)
-        own = {m: getattr(config, f"{m}_feature_size") for m in config.modalities}
+        # A modality without layers comes as vectors of the user's own.
+        own = {name: getattr(config, f"{name}_feature_size") for name in encoder.layers}
         if own != encoder.widths:
             raise ValueError(f"{place} gives vectors of {encoder.widths} values, expected {own}.")
         return encoder

@@ -84,6 +84,8 @@ def test_a_head_finds_its_towers_beside_it(tmp_path):
     vectors = UtteranceEncoder.of(head)(UTTERANCES[:1])
     assert set(vectors) == {"text_features", "attention_mask"}
     assert head(**{name: value[None] for name, value in vectors.items()}).logits.shape == (1, 1, 2)
+    head.config.audio_feature_size = 5  # no layers: vectors of one's own
+    assert UtteranceEncoder.of(head).widths == {"text": 64}
     head.config.text_feature_size = 99
     with pytest.raises(ValueError, match="gives vectors of {'text': 64} values, expected {'text': 99}"):
         UtteranceEncoder.of(head)
