@@ -216,6 +216,21 @@ class MultimodalEmotionRecognitionPipeline(ChunkPipeline):
         if before is not None:
             yield {**before, "is_last": True}
 
+    def windows_of(self, input_: Any, **parameters: Any) -> tuple[list[dict[str, Any]], list[str]]:
+        """
+        All windows of one input that hold something to read, as from `preprocess`, and what was noticed of the input.
+
+        Raises:
+            ValueError: bad input, or nothing to read from (`NothingToReadError`).
+        """
+        items = list(self.preprocess(input_, **parameters))
+        windows: list[Window] = [item["window"] for item in items]
+        kept = [item for item in items if present_modalities(item)]
+        notes = _notes_of(windows, len(kept))
+        if not kept:
+            raise NothingToReadError(windows[-1].nothing or _nothing_left(notes))
+        return kept, notes
+
     def read_windows(
         self, input_: Any, candidate_labels: str | Sequence[str] | None = None, **parameters: Any
     ) -> Iterator[dict[str, Any]]:

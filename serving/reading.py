@@ -17,7 +17,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from triemo.serving.onnx.processing.contributions_triemo import uninformed_score
-from triemo.serving.onnx.processing.explanations_triemo import Subset, contributions, subset_scores
+from triemo.serving.onnx.processing.explanations_triemo import Subset, contributions, subset_scores, subsets_of
 from triemo.serving.onnx.processing.samples_triemo import MASKS, is_uncertain, present_modalities
 from triemo.serving.samples import Sample
 from triemo.training.common import DIALOGUE_MODEL, HUB_MODEL, default_model
@@ -337,17 +337,50 @@ def read_sample(
 
 def read_subsets(reader: Any, sample: Sample, **options: Any) -> SubsetReading:
     """
-    Scores of every subset of the modalities and each one's contribution; arguments as in `prepare`.
+    Scores of every subset of the modalities and each one's contribution; of a long recording the means of its windows,
+    and the tensors of the one that holds most. Arguments as in `prepare`.
 
     Raises:
         ValueError: unreadable media, nothing to read from, or a regression model.
     """
     empty = uninformed_score(reader.model.config)
-    tensors, evidence = prepare(reader, sample, **options)
-    scores = subset_scores(reader, tensors)
+    if not hasattr(reader, "windows_of"):  # an exported graph, which reads in one piece
+        tensors, evidence = prepare(reader, sample, **options)
+        scores = subset_scores(reader, tensors)
+    else:
+        windows, notes = reader.windows_of(sample.inputs, **options)
+        parts = [{name: one[name] for name in one if name not in ("window", "is_last")} for one in windows]
+        # A click or two may be all that is heard in a window: it has a say all the same, but hardly any.
+        scores = _mean_subset_scores(reader, parts, [one["window"].held or 0.01 for one in windows])
+        most = max(range(len(windows)), key=lambda index: windows[index]["window"].held)
+        tensors = parts[most]
+        faces = [one["window"].faces for one in windows if one["window"].faces is not None]
+        counted = (sum(seen for seen, _ in faces), sum(looked_at for _, looked_at in faces)) if faces else None
+        modalities = max(scores, key=len)
+        evidence = _evidence(sample, modalities, counted, notes, options.get("use_sound_track", True))
     together = scores[evidence.modalities]
     label = max(together, key=together.__getitem__)
     return SubsetReading(sample, evidence, scores, label, empty, contributions(scores, label, empty), tensors)
+
+
+def _mean_subset_scores(
+    reader: Any, parts: Sequence[Mapping[str, Any]], weights: Sequence[float]
+) -> dict[Subset, dict[str, float]]:
+    """Of each subset the weighted mean over the windows that have any of it, each read from what it has of it."""
+    read = [subset_scores(reader, part) for part in parts]
+    if len(read) == 1:
+        return read[0]
+    found = {name for scores in read for subset in scores for name in subset}
+    means: dict[Subset, dict[str, float]] = {}
+    for subset in subsets_of(tuple(name for name in MASKS if name in found)):
+        total, weight = dict[str, float](), 0.0
+        for scores, held in zip(read, weights, strict=True):
+            own = scores.get(tuple(name for name in subset if (name,) in scores))
+            for label, score in (own or {}).items():
+                total[label] = total.get(label, 0.0) + held * score
+            weight += held if own else 0.0
+        means[subset] = {label: score / weight for label, score in total.items()}
+    return means
 
 
 def reading_document(reading: Reading, top_k: int | None = None) -> dict[str, Any]:

@@ -98,6 +98,9 @@ NOT_RUN = {
         "tests/serving/test_dialogue.py"
     ),
     "triemo dialogue turns.jsonl --live": "tests/serving/test_dialogue.py",
+    "triemo timeline serving/assets/demo.mp4 --chunk 1 --stride 0.25 --format png": (
+        "makes the README's picture; tests/serving/timeline/test_recording_timeline.py"
+    ),
     "triemo serve": "does not end; tests/serving/page/test_app.py opens the page",
     "triemo serve --model runs/mine --port 8080": "does not end",
     "triemo export --model runs/mine --output onnx/": "a minute; tests/serving/onnx/test_reader.py exports",

@@ -347,17 +347,24 @@ class EndpointHandler:
         finally:
             del future  # or an error would hold itself by its traceback, and with it the request's media
 
-    def _prepared(self, samples: Mapping[str, dict[str, Any]], deadline: float) -> list["_Row"]:
-        """The model's input for each sample, all of them within the limits before the first is decoded."""
+    def _prepared(self, samples: Mapping[str, dict[str, Any]], deadline: float) -> list[list["_Row"]]:
+        """The model's input for each sample's windows, all samples within the limits before the first is decoded."""
         decoder = self._decoders.get()  # as many as there are threads for it
         try:
             lengths = self._lengths(samples, deadline)
             rows = []
             for (where, sample), seconds in zip(samples.items(), lengths, strict=True):
                 try:
-                    tensors = decoder.prepare(sample, limits=self.limits.media, return_notes=True)
-                    (notes,) = tensors.pop("notes")
-                    rows.append(_Row(tensors, max(seconds, default=0.0), notes))
+                    windows, notes = decoder.windows_of(sample, limits=self.limits.media)
+                    # What is short is one window, which lasts as long as it does.
+                    spans = [one["window"].end - one["window"].start for one in windows]
+                    spans = spans if len(spans) > 1 else [max(seconds, default=0.0)]
+                    rows.append(
+                        [
+                            _Row(_tensors(one), span, one["window"], notes)
+                            for one, span in zip(windows, spans, strict=True)
+                        ]
+                    )
                 except ValueError as error:
                     named = str(error) if where in str(error) else f"{where}: {error}"
                     raise ValueError(named) from error
@@ -387,27 +394,45 @@ class EndpointHandler:
         if time.monotonic() > deadline:
             raise self._late()
 
-    def _read(self, rows: list["_Row"], top_k: int | None, options: set[str], deadline: float) -> list[Any]:
+    def _read(self, samples: list[list["_Row"]], top_k: int | None, options: set[str], deadline: float) -> list[Any]:
         if not options:
-            return list(self._scores(rows, top_k, deadline))
-        present = [present_modalities(row.tensors) for row in rows]
+            return list(self._scores(samples, top_k, deadline))
+        present = []
+        for rows in samples:
+            found = {name for row in rows for name in present_modalities(row.tensors)}
+            present.append(tuple(name for name in MASKS if name in found))
         kept = [subsets_of(names) if "subsets" in options else [names] for names in present]
         parts = self._scores(
-            [row.only(subset) for row, chosen in zip(rows, kept, strict=True) for subset in chosen], top_k, deadline
+            [
+                [row.only(subset) for row in rows if set(subset) & set(present_modalities(row.tensors))]
+                for rows, chosen in zip(samples, kept, strict=True)
+                for subset in chosen
+            ],
+            top_k,
+            deadline,
         )
         answers = []
-        for row, names, chosen in zip(rows, present, kept, strict=True):
+        for rows, names, chosen in zip(samples, present, kept, strict=True):
             scores = [{"modalities": list(subset), "scores": next(parts)} for subset in chosen]
-            answer = {"scores": scores[-1]["scores"], "modalities": list(names), "notes": row.notes}
+            answer = {"scores": scores[-1]["scores"], "modalities": list(names), "notes": rows[0].notes}
             answers.append({**answer, "subsets": scores} if "subsets" in options else answer)
         return answers
 
-    def _scores(self, rows: list["_Row"], top_k: int | None, deadline: float) -> Iterator[list[dict[str, Any]]]:
-        for batch in _batches(rows):
+    def _scores(
+        self, samples: list[list["_Row"]], top_k: int | None, deadline: float
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Of each sample the mean of its windows."""
+        lengths = iter([len(rows) for rows in samples])
+        waiting = next(lengths, 0)
+        read: list[dict[str, Any]] = []
+        for batch in _batches([row for rows in samples for row in rows]):
             outputs = self._done_in_time(self._model, deadline, self._forward, batch)
-            for index in range(len(batch)):
+            for index, one in enumerate(batch):
                 row = {name: values[index : index + 1] for name, values in outputs.items()}
-                yield self.reader.postprocess(row, top_k=top_k)
+                read.append({**row, "window": one.window})
+                if len(read) == waiting:
+                    yield self.reader.postprocess(read, top_k=top_k)
+                    read, waiting = [], next(lengths, 0)
 
     def _forward(self, batch: list["_Row"]) -> dict[str, Any]:
         return self.reader.forward(self.reader.processor.pad([row.tensors for row in batch]))
@@ -415,17 +440,23 @@ class EndpointHandler:
 
 @dataclass(frozen=True)
 class _Row:
-    """The model's input for one sample, the seconds of its longest medium, and what the processor noted of it."""
+    """The model's input for one window of a sample, how many seconds it lasts, the pipeline's own account of it, and
+    what was noted of the sample."""
 
     tensors: dict[str, Any]
     seconds: float
+    window: Any = None
     notes: list[str] = field(default_factory=list)
 
     def only(self, subset: tuple[str, ...]) -> "_Row":
-        """The same sample with no other modalities than these."""
+        """The same window with no other modalities than these."""
         absent = {mask for name, mask in MASKS.items() if name not in subset}
         masks = {mask: self.tensors[mask] * 0 for mask in absent & set(self.tensors)}
-        return _Row({**self.tensors, **masks}, self.seconds, self.notes)
+        return _Row({**self.tensors, **masks}, self.seconds, self.window, self.notes)
+
+
+def _tensors(window: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in window.items() if name not in ("window", "is_last")}
 
 
 def _batches(rows: list[_Row]) -> Iterator[list[_Row]]:

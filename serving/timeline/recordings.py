@@ -71,11 +71,12 @@ def moment_of(reader: Any, output: Mapping[str, Any]) -> Moment:
     window = output["window"]
     (answer,) = reader.postprocess([output], return_timestamps=True, return_notes=True)
     person = next((one["id"] for one in window.people if one["read"]), None)
+    by_label = {entry["label"]: entry["score"] for entry in answer["scores"]}
     return Moment(
         window.start,
         window.end,
         person,
-        {entry["label"]: entry["score"] for entry in answer["scores"]},
+        {label: by_label[label] for label in reader.model.config.id2label.values() if label in by_label},
         answer["modalities"],
         window.loudness,
         window.text,

@@ -56,8 +56,9 @@ def make_clip(path: Path) -> Path:
 
 def repeat(source: Path, path: Path, minutes: float, kinds: tuple[str, ...]) -> Path:
     """The packets of a clip over and over, without decoding them."""
-    with av.open(str(path), "w") as target:
+    with av.open(str(path), "w", format="matroska") as target:
         streams: dict[int, Any] = {}
+        latest: dict[int, int] = {}
         for turn in range(round(minutes * 60 / SECONDS)):
             with av.open(str(source)) as clip:
                 if not streams:
@@ -68,6 +69,10 @@ def repeat(source: Path, path: Path, minutes: float, kinds: tuple[str, ...]) -> 
                         continue
                     shift = round(turn * SECONDS / packet.time_base)
                     packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                    index = packet.stream.index
+                    if packet.dts <= latest.get(index, packet.dts - 1):  # a sound's last packet reaches a little over
+                        continue
+                    latest[index] = packet.dts
                     packet.stream = streams[packet.stream.index]
                     target.mux(packet)
     return path
@@ -118,17 +123,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 5, 20])
     parser.add_argument("--sound", action="store_true", help="of the sound alone")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; more wait for one another on a busy machine")
     parser.add_argument("--file", help="measure this recording in this process")
     arguments = parser.parse_args()
     if arguments.file:
+        import torch
+
+        torch.set_num_threads(arguments.threads)
         print(json.dumps(measure(arguments.file, arguments.sound)))
         return
     with tempfile.TemporaryDirectory() as folder:
         clip = make_clip(Path(folder) / "clip.mp4")
         kinds = ("audio",) if arguments.sound else ("audio", "video")
         for minutes in arguments.minutes:
-            path = repeat(clip, Path(folder) / f"{minutes:g}.{'m4a' if arguments.sound else 'mp4'}", minutes, kinds)
-            command = [sys.executable, __file__, "--file", str(path), *(["--sound"] if arguments.sound else [])]
+            path = repeat(clip, Path(folder) / f"{minutes:g}.mkv", minutes, kinds)
+            command = [sys.executable, __file__, "--threads", str(arguments.threads), "--file", str(path)]
+            command += ["--sound"] if arguments.sound else []
             print(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip(), flush=True)
             path.unlink()
 

@@ -1,10 +1,13 @@
 """All subsets of a sample's modalities from one batch equal what each gives alone."""
 
+import numpy as np
 import pytest
 import torch
 
 from triemo.processing.explanations_triemo import subset_scores
 from triemo.processing.samples_triemo import present_modalities
+from triemo.serving.reading import read_subsets
+from triemo.serving.samples import Sample
 
 SENTENCE = "oh wow, you really came!"
 
@@ -74,3 +77,18 @@ def test_samples_with_fewer_modalities(reader, clips):
     empty = {**text, "attention_mask": torch.zeros_like(text["attention_mask"])}
     with pytest.raises(ValueError, match="no modality"):
         subset_scores(reader, empty)
+
+
+def test_subsets_of_a_long_recording_are_means_of_its_windows(reader):
+    """All together is what the pipeline answers; in the window without words, words and voice are the voice."""
+    sound = (0.1 * np.random.default_rng(0).standard_normal(9 * 16000)).astype(np.float32)
+    inputs = {"audio": {"array": sound, "sampling_rate": 16000}}
+    inputs["text"] = [{"text": SENTENCE, "timestamp": (5, 6)}]
+    read = read_subsets(reader, Sample("long", None, inputs))
+    assert read.evidence.notes[0] == "recording: 9.0 s were read in 2 windows"
+    assert dict((entry["label"], entry["score"]) for entry in reader(inputs)) == pytest.approx(
+        read.scores["text", "audio"], abs=1e-5
+    )
+    assert read.empty + sum(read.parts.values()) == pytest.approx(read.scores["text", "audio"][read.label])
+    alone = {entry["label"]: entry["score"] for entry in reader({"text": SENTENCE})}
+    assert read.scores["text",] == pytest.approx(alone, abs=1e-5)

@@ -76,7 +76,9 @@ def test_who_waits_past_the_deadline_is_told(handler, held_model, monkeypatch):
 
 def test_media_are_decoded_while_the_model_is_busy(handler, held_model, tmp_path, monkeypatch):
     decoded = threading.Event()
-    monkeypatch.setattr(type(handler.reader), "prepare", tell_of(type(handler.reader).prepare, decoded), raising=True)
+    monkeypatch.setattr(
+        type(handler.reader), "windows_of", tell_of(type(handler.reader).windows_of, decoded), raising=True
+    )
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(handler, {"inputs": SENTENCE})
         assert held_model.entered.wait(30)
@@ -104,7 +106,7 @@ def test_a_request_has_a_budget_of_seconds(handler, tmp_path, monkeypatch):
     monkeypatch.setattr(handler, "limits", Limits(seconds=4.0, total_seconds=7.0))
     three = {"audio": sound(tmp_path, 3.0)}
     assert len(handler({"inputs": [three, three]})) == 2
-    monkeypatch.setattr(type(handler.reader), "prepare", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(type(handler.reader), "windows_of", lambda *_: pytest.fail("decoded"))
     with pytest.raises(ValueError, match=r"inputs\[2\]: .* 7 seconds together"):
         handler({"inputs": [three, three, three]})
 

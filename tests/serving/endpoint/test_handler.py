@@ -64,6 +64,18 @@ def test_it_stands_alone():
     assert imported - set(sys.stdlib_module_names) == {"av", "torch", "PIL", "transformers"}
 
 
+def test_a_long_sound_is_read_in_windows(handler, reader, tmp_path):
+    """The pipeline's own answer, beside a short one in the same batch, and of its only subset."""
+    path = write_sound(tmp_path / "long.wav", sine(9, 16000, 300), 16000)
+    expected = reader(str(path))
+    long = {"audio": encoded(path.read_bytes())}
+    answers = handler({"inputs": [SENTENCE, long]})
+    assert close(answers[1], expected) and close(answers[0], reader({"text": SENTENCE}))
+    told = handler({"inputs": long, "parameters": {"subsets": True, "notes": True}})
+    assert close(told["scores"], expected) and told["modalities"] == ["audio"]
+    assert told["notes"][0] == "recording: 9.0 s were read in 2 windows"
+
+
 def test_a_sentence_in_each_form(handler, reader):
     expected = reader({"text": SENTENCE})
     assert len(expected) == 7
