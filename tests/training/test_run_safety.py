@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 from safetensors.torch import load_file
 from tiny_checkpoint import save_tiny_checkpoint
@@ -103,6 +104,25 @@ def test_a_run_stopped_between_two_logs_logs_the_losses_of_one_that_was_not(plac
         names = {name for name in theirs if name.endswith(("_loss", "_share")) or name == "logit_scale"}
         assert names and {n: ours[n] for n in names} == pytest.approx({n: theirs[n] for n in names}, abs=1e-6)
     assert weights_of(stopped) == weights_of(folder)
+
+
+@pytest.mark.parametrize("script", list(SCRIPTS))
+def test_what_goes_wrong_in_the_last_evaluation_does_not_cost_the_training(place, script, monkeypatch):
+    """The model is saved before it is measured, and the same command measures it without another step."""
+
+    def out_of_memory(*_, **__):
+        raise MemoryError("measuring")
+
+    command = command_of(place, script, "table", f"{script}_measured", max_steps=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("triemo.training.finetune.score", out_of_memory)
+        patch.setattr("triemo.training.trainer.EmotionTrainer.evaluate", out_of_memory)
+        with pytest.raises(MemoryError):
+            SCRIPTS[script](command)
+    folder = place / f"{script}_measured"
+    trained = load_file(folder / ".unfinished" / "model.safetensors")
+    assert SCRIPTS[script](command)["steps"] == 1
+    torch.testing.assert_close(load_file(folder / "model.safetensors"), trained, rtol=0, atol=0)
 
 
 def test_two_runs_in_one_folder_at_once_are_refused(place):
