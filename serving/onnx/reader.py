@@ -58,6 +58,7 @@ from triemo.serving.onnx.processing.samples_triemo import (
     sample_frames,
     stack_padded,
 )
+from triemo.serving.onnx.processing.windows_triemo import window_plan
 from triemo.training.export import GRAPHS, METADATA, TOKENIZER
 
 __all__ = ["OnnxConfig", "OnnxEmotionReader", "OnnxInputs"]
@@ -412,6 +413,11 @@ class OnnxInputs:
                 data["audio_attention_mask"] = np.ones((1, len(waveform)), dtype=np.int64)
             else:
                 notes.append(reason)
+            if len(waveform) > window_plan().longest * self._sampling_rate:
+                notes.append(
+                    f"recording: {len(waveform) / self._sampling_rate:.1f} s were read in one piece, which is often "
+                    "wrong; the pipeline reads windows"
+                )
         if "vision" in self.modalities:
             settings = checked_image_settings({**self._settings, **clip_options})
             frames = sample_frames(given.get("images"), clip, settings["num_frames"], settings["frame_rate"])

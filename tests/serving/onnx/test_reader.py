@@ -76,6 +76,12 @@ def test_answers_as_the_pipeline_does(reader, onnx_reader, assets, clips):
     assert list(onnx_reader(iter([{"text": SENTENCE}]))) == [onnx_reader({"text": SENTENCE})]
 
 
+def test_a_long_sound_is_read_in_one_piece_and_says_so(onnx_reader):
+    sound = {"audio": {"array": sine(6, 16000), "sampling_rate": 16000}}
+    (note,) = onnx_reader(sound, return_notes=True)["notes"]
+    assert note.startswith("recording: 6.0 s were read in one piece, which is often wrong")
+
+
 def test_parameters_reach_the_preparation(onnx_reader, assets):
     clip = str(assets / "demo.mp4")
     assert onnx_reader.prepare(clip, num_frames=2)["pixel_values"].shape[1] == 2
