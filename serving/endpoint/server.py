@@ -15,7 +15,9 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import triemo.processing  # noqa: F401  registers the pipeline, which a published folder names itself
+# Model and pipelines, which a published folder names itself, are registered for those that were not published.
+import triemo.modeling
+import triemo.processing  # noqa: F401
 from triemo.serving.endpoint.handler import BusyError, EndpointHandler, Limits
 from triemo.serving.reading import checkpoint_folder
 from triemo.training.common import default_model

@@ -25,6 +25,8 @@ from endpoint_service import post, publish, serve
 from malformed_media import png
 from media_files import sine, write_clip, write_sound
 from PIL import Image
+from test_dialogue_pipeline import tiny_head
+from tiny_checkpoint import save_tiny_checkpoint
 
 import triemo.processing  # noqa: F401  registers the pipeline, which a published folder names itself
 from triemo.serving.endpoint import server
@@ -132,6 +134,15 @@ def served(folder: Path) -> Iterator[tuple[str, int]]:
             yield process.stdout.readline().split()[1], process.pid
         finally:
             process.terminate()
+
+
+def test_a_conversations_model_that_was_not_published(tmp_path):
+    """In a process of its own, where nothing but the server registers the classes."""
+    save_tiny_checkpoint(tmp_path / "towers")
+    tiny_head(base_model_name_or_path="somebody/towers").save_pretrained(tmp_path / "head")
+    with served(tmp_path / "head") as (url, _):
+        status, answers = post(url, {"inputs": {"turns": [{"speaker": "a", "text": "happy"}, {"text": "sad"}]}})
+    assert status == 200 and [answer["speaker"] for answer in answers] == ["a", None]
 
 
 def test_mixed_requests_of_many_clients(tiny_checkpoint, requests, tmp_path):
