@@ -87,6 +87,9 @@ def predict_command(
     explain: Annotated[
         bool, typer.Option("--explain", help="Say which words, moments and frames an answer rests on.")
     ] = False,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="Write each file's timeline here, as `triemo timeline` does.")
+    ] = False,
     model: Model = None,
     device: Device = None,
     frames: Frames = None,
@@ -111,10 +114,18 @@ def predict_command(
 
     triemo predict clip.mp4 --text "I can't believe it!" --explain
     """
-    from triemo.serving.samples import check_usage
+    from triemo.serving.samples import UsageError, check_usage
 
     with plain_errors():
         check_usage(files or [], text, audio, image)
+        if timeline:
+            if not files or any((text, audio, image, as_json, explain, top_k, candidate_labels, min_score, frames)):
+                raise UsageError("--timeline takes files alone; triemo timeline has options of its own.")
+            from triemo.serving.timeline.command import timeline as write_timeline
+
+            for file in files:
+                write_timeline(file, model=model, device=device, use_sound_track=not no_sound_track)
+            return
         from triemo.serving.predict import predict
 
         status = predict(

@@ -150,3 +150,14 @@ def test_the_command_writes_what_is_asked_for(triemo, long_clip, tmp_path):
 
 def test_an_emotion_has_one_colour_whatever_the_order_of_the_labels():
     assert colours_of(["joy", "bored", "anger"]) == [colours_of(["joy"])[0], "C1", colours_of(["anger"])[0]]
+
+
+def test_predict_writes_timelines_too(triemo, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    write_sound(tmp_path / "voice.wav", sine(1, 16000), 16000)
+    result = triemo("predict", "voice.wav", "--timeline")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.suffix for path in tmp_path.glob("voice.timeline.*")) == [".csv", ".html", ".jsonl"]
+    wrong = triemo("predict", "voice.wav", "--timeline", "--text", "so happy")
+    assert wrong.exit_code == 2 and "--timeline takes files alone" in wrong.output
