@@ -69,9 +69,7 @@ def read(
     if not isinstance(reader.model, torch.nn.Module):
         raise ValueError("model: a collection is read with a checkpoint, got an exported graph.")
     checked_labels((options or {}).get("candidate_labels"), reader.model.config)
-    # The clips that have nothing to read from stand in the table, each with its reason.
-    logging.getLogger("triemo").setLevel(logging.ERROR)
-    with _progress(share.index == 0) as progress:
+    with _errors_alone(), _progress(share.index == 0) as progress:
         found = read_collection(
             reader,
             collection,
@@ -108,6 +106,18 @@ def _cores() -> int:
     """Of this process: those of the machine, shared with the others that were launched on it."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+@contextmanager
+def _errors_alone() -> Iterator[None]:
+    """The clips that have nothing to read from stand in the table, each with its reason."""
+    logger = logging.getLogger("triemo")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from triemo.processing.faces_triemo import (
     resolve_face_detector,
 )
 from triemo.processing.image_processing_triemo import TriemoImageProcessor
+from triemo.processing.media_sources_triemo import media_limits
 from triemo.processing.mtcnn_triemo import MtcnnFaceDetector, load_mtcnn_weights, non_maximum_suppression
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "checkpoints" / "triemo-small" / "face_detector.safetensors"
@@ -345,7 +346,10 @@ def test_thin_pictures_take_little_memory(processor):
 
     thin = np.random.default_rng(0).integers(0, 256, (30, 20_000, 3), np.uint8)
     tracemalloc.start()
-    mask, _ = read(processor, [thin])
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    try:
+        with media_limits(aspect=1000):
+            mask, _ = read(processor, [thin])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
     assert mask == [[0]] and peak < 200e6

@@ -244,7 +244,7 @@ def test_a_stopped_export_leaves_nothing_behind_and_says_what_it_did(model, tmp_
         assert not (tmp_path / "out").exists()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export_folder, "_write_graph", stopped)
+    monkeypatch.setattr(export_folder, "write_graph", stopped)
     steps = []
     with pytest.raises(KeyboardInterrupt):
         export_onnx(model, tiny_processor(), tmp_path / "out", progress=steps.append)

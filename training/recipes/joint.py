@@ -4,11 +4,12 @@ Shapes: B batch, L tokens, T log-mel frames, F video frames.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from triemo.modeling import TriemoForEmotionClassification
 from triemo.processing import TriemoFeatureExtractor
@@ -225,6 +226,52 @@ def subset_logits(model, collator: TriModalCollator, items: list[dict]) -> dict[
     return result
 
 
+def on_frozen_towers(
+    kind: type, run: ReleaseRun, text: str, audio: str, vision: str, start: str | None = None, **fields: Any
+) -> Any:
+    """
+    A model on the towers of three stages, which stay as they are.
+
+    Args:
+        kind: its class, of `triemo.modeling`.
+        run: folders.
+        text, audio, vision: the stages.
+        start: a stage whose whole model this is, on the same towers; None joins them anew.
+        fields: of the config.
+    """
+    fields |= {"id2label": dict(enumerate(EMOTIONS)), "label2id": label2id}
+    fields |= {"hidden_dropout": 0.1, "classifier_dropout": 0.2}
+    if start is None:
+        towers = {"text": text, "audio": audio, "vision": vision}
+        model = kind.from_encoders_pretrained(**{name: str(run.folder(s)) for name, s in towers.items()}, **fields)
+    else:
+        model = kind.from_pretrained(run.folder(start), allow_new_head=True, **fields)
+    for tower in TOWERS:
+        getattr(model.triemo, tower).requires_grad_(False)
+    return model
+
+
+def joint_arguments(
+    run: ReleaseRun, name: str, steps: int, batch_size: int, learning_rate: float, bf16: bool
+) -> TrainingArguments:
+    """The Trainer's arguments for examples that a `CompositeDataset` draws one after the other."""
+    return trainer_arguments(
+        run,
+        name,
+        per_device_train_batch_size=batch_size,
+        max_steps=steps,
+        learning_rate=learning_rate,
+        weight_decay=0.05,
+        train_sampling_strategy="sequential",
+        eval_strategy="no",
+        save_strategy="steps",
+        save_steps=200,
+        save_total_limit=1,
+        logging_steps=50,
+        bf16=bf16,
+    )
+
+
 def train_joint(
     run: ReleaseRun,
     name: str,
@@ -275,19 +322,7 @@ def train_joint(
     if face_corpora and voice_check is None:
         raise ValueError(f"face_corpora: got {list(face_corpora)} without voice_check, expected both or none")
     torch.manual_seed(run.seed)
-    settings = {
-        "id2label": dict(enumerate(EMOTIONS)),
-        "label2id": label2id,
-        "hidden_dropout": 0.1,
-        "classifier_dropout": 0.2,
-    }
-    if start is None:
-        towers = {"text": str(run.folder(text)), "audio": str(run.folder(audio)), "vision": str(run.folder(vision))}
-        model = TriemoForEmotionClassification.from_encoders_pretrained(**towers, **settings)
-    else:
-        model = TriemoForEmotionClassification.from_pretrained(run.folder(start), allow_new_head=True, **settings)
-    for tower in TOWERS:
-        getattr(model.triemo, tower).requires_grad_(False)
+    model = on_frozen_towers(TriemoForEmotionClassification, run, text, audio, vision, start)
     tokenizer = AutoTokenizer.from_pretrained(run.folder(text))
 
     def corpora(split: str, texts: list[str]) -> Corpora | AllCorpora:
@@ -298,21 +333,7 @@ def train_joint(
     train, validation = corpora("train", text_corpora), corpora("validation", list(dict.fromkeys(text_corpora)))
     trainer = FrozenTowerTrainer(
         model=model,
-        args=trainer_arguments(
-            run,
-            name,
-            per_device_train_batch_size=batch_size,
-            max_steps=steps,
-            learning_rate=learning_rate,
-            weight_decay=0.05,
-            train_sampling_strategy="sequential",
-            eval_strategy="no",
-            save_strategy="steps",
-            save_steps=200,
-            save_total_limit=1,
-            logging_steps=50,
-            bf16=bf16,
-        ),
+        args=joint_arguments(run, name, steps, batch_size, learning_rate, bf16),
         calm_weight=calm_weight,
         label_smoothing=label_smoothing,
         train_dataset=CompositeDataset(

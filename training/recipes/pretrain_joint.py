@@ -12,13 +12,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer
 
 from triemo.modeling import TriemoForPreTraining
 from triemo.modeling.losses_triemo import IGNORE_INDEX
-from triemo.training.corpora.labels import EMOTIONS, label2id
+from triemo.training.corpora.labels import EMOTIONS
 from triemo.training.corpora.registry import load_corpus
 from triemo.training.data.composites import SUBSETS, CompositeDataset
 from triemo.training.data.masking import mask_whole_words
-from triemo.training.recipes.joint import TOWERS, TriModalCollator
+from triemo.training.recipes.joint import TOWERS, TriModalCollator, joint_arguments, on_frozen_towers
 from triemo.training.recipes.joint_corpora import AllCorpora
-from triemo.training.recipes.stages import ReleaseRun, train_resumable, trainer_arguments
+from triemo.training.recipes.stages import ReleaseRun, train_resumable
 
 __all__ = ["MaskedCollator", "add_spoken_sentences", "train_pretraining"]
 
@@ -112,18 +112,7 @@ def train_pretraining(
         mlm_weight: of the config.
     """
     torch.manual_seed(run.seed)
-    model = TriemoForPreTraining.from_encoders_pretrained(
-        text=str(run.folder(text)),
-        audio=str(run.folder(audio)),
-        vision=str(run.folder(vision)),
-        id2label=dict(enumerate(EMOTIONS)),
-        label2id=label2id,
-        hidden_dropout=0.1,
-        classifier_dropout=0.2,
-        mlm_weight=mlm_weight,
-    )
-    for tower in TOWERS:
-        getattr(model.triemo, tower).requires_grad_(False)
+    model = on_frozen_towers(TriemoForPreTraining, run, text, audio, vision, mlm_weight=mlm_weight)
     tokenizer = AutoTokenizer.from_pretrained(run.folder(text))
     corpora = AllCorpora(run, "train", text_corpora, voice_check, face_corpora)
     written = len(corpora.texts)
@@ -135,21 +124,7 @@ def train_pretraining(
     films = corpora.pairs * max(1, len(spoken) // max(1, len(corpora.pairs)))
     trainer = PretrainingOnTowers(
         model=model,
-        args=trainer_arguments(
-            run,
-            name,
-            per_device_train_batch_size=batch_size,
-            max_steps=steps,
-            learning_rate=learning_rate,
-            weight_decay=0.05,
-            train_sampling_strategy="sequential",
-            eval_strategy="no",
-            save_strategy="steps",
-            save_steps=100,
-            save_total_limit=1,
-            logging_steps=25,
-            bf16=False,  # emulated on most processors
-        ),
+        args=joint_arguments(run, name, steps, batch_size, learning_rate, bf16=False),
         train_dataset=CompositeDataset(
             corpora.labels,
             steps * batch_size,
