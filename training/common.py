@@ -18,6 +18,7 @@ __all__ = [
     "joined_seed",
     "parse_weights",
     "write_json",
+    "write_whole",
 ]
 
 HUB_MODEL = "triemo/triemo-small"
@@ -81,8 +82,13 @@ def command_line(script: str, argv: list[str] | None) -> str:
     return " ".join([script, *(sys.argv[1:] if argv is None else argv)])
 
 
-def write_json(file: Path, values: Any, sort_keys: bool = False) -> None:
-    """Under another name first, so that no half of it is ever read."""
+def write_whole(file: Path, content: str | bytes) -> None:
+    """Under another name first, so that no half of it is ever read; text as UTF-8."""
     part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(values, indent=2, default=str, sort_keys=sort_keys) + "\n", encoding="utf-8")
+    part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     part.replace(file)
+
+
+def write_json(file: Path, values: Any, sort_keys: bool = False) -> None:
+    """As `write_whole`."""
+    write_whole(file, json.dumps(values, indent=2, default=str, sort_keys=sort_keys) + "\n")

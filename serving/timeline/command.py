@@ -13,11 +13,12 @@ from triemo.processing.windows_triemo import joined_notes
 from triemo.serving import printing
 from triemo.serving.reading import load_reader
 from triemo.serving.samples import UsageError
-from triemo.serving.timeline.files import FORMATS, stretches, write_text
+from triemo.serving.timeline.files import FORMATS, stretches
 from triemo.serving.timeline.marks import clock
 from triemo.serving.timeline.pictures import timeline_page, timeline_png
 from triemo.serving.timeline.recordings import Moment, read_timeline, timed_text
 from triemo.serving.timeline.transcripts import read_transcript
+from triemo.training.common import write_whole
 
 __all__ = ["timeline"]
 
@@ -144,13 +145,11 @@ def _write(
     for suffix in suffixes:
         path = base.with_name(base.name + suffix)
         if suffix == ".png":
-            part = path.with_name(f"{path.name}.part")
-            part.write_bytes(timeline_png(moments, name))
-            part.replace(path)
+            write_whole(path, timeline_png(moments, name))
         elif suffix == ".html":
             timeline_page(moments, name, notes).write(path)
         else:
-            write_text(path, FORMATS[suffix](moments))
+            write_whole(path, FORMATS[suffix](moments))
         written.append(path)
     return written
 

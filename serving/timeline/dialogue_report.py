@@ -14,7 +14,7 @@ from triemo.serving.timeline.alerts import Alert
 from triemo.serving.timeline.html import HtmlPage
 from triemo.serving.timeline.marks import clock, colours_of
 from triemo.serving.timeline.transcripts import Utterance
-from triemo.training.common import write_json
+from triemo.training.common import write_json, write_whole
 
 __all__ = [
     "DialogueReport",
@@ -164,12 +164,12 @@ def write_report(report: DialogueReport, folder: Path, model: str) -> list[Path]
     files = {kind: folder / f"{stem}.{kind}" for kind in ("png", "json", "csv", "html")}
     try:
         picture = draw_arcs(report)
-        _write(files["png"], picture)
+        write_whole(files["png"], picture)
     except ImportError:
         picture = None
         report.notes.append("figure: none was drawn, for matplotlib is not installed: pip install 'triemo[timeline]'")
     write_json(files["json"], {**report_document(report), "model": model})
-    _write(files["csv"], _table(report).encode())
+    write_whole(files["csv"], _table(report))
     _page(report, picture, model).write(files["html"])
     return [file for kind, file in files.items() if kind != "png" or picture is not None]
 
@@ -285,12 +285,6 @@ def _influence(
 
 
 # What is written
-
-
-def _write(file: Path, content: bytes) -> None:
-    part = file.with_name(file.name + ".part")
-    part.write_bytes(content)
-    part.replace(file)
 
 
 def _table(report: DialogueReport) -> str:

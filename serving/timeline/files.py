@@ -4,11 +4,10 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 from triemo.serving.timeline.recordings import Moment, labels_of
 
-__all__ = ["as_csv", "as_json_lines", "as_srt", "as_textgrid", "as_vtt", "stretches", "write_text"]
+__all__ = ["as_csv", "as_json_lines", "as_srt", "as_textgrid", "as_vtt", "stretches"]
 
 _NOTHING = "-"  # what stands in a tier where there is nothing to read
 
@@ -97,14 +96,6 @@ def as_textgrid(moments: Sequence[Moment]) -> str:
             lines += [f"        intervals [{number}]:", f"            xmin = {interval[0]:.3f}"]
             lines += [f"            xmax = {interval[1]:.3f}", f'            text = "{text}"']
     return "\n".join(lines) + "\n"
-
-
-def write_text(path: Path, content: str) -> Path:
-    """Writes a file, under another name first, so that no half of it is ever read."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(content, "utf-8")
-    part.replace(path)
-    return path
 
 
 def _clock(seconds: float, point: str) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 from PIL import Image
 
+from triemo.training.common import write_whole
+
 __all__ = ["HtmlPage", "data_uri"]
 
 # The browser itself is told that the page needs nothing from anywhere, and runs nothing.
@@ -110,9 +112,7 @@ class HtmlPage:
     def write(self, path: str | Path) -> Path:
         """Write the page, under another name first, so that no half of it is ever read."""
         target = Path(path)
-        part = target.with_name(target.name + ".part")
-        part.write_text(self.render(), encoding="utf-8")
-        part.replace(target)
+        write_whole(target, self.render())
         return target
 
 
