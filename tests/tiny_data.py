@@ -23,6 +23,15 @@ def write_voice(path: Path, hertz: float, seed: int, seconds: float = 0.4) -> No
         file.writeframes((wave_form * 32767).astype("<i2").tobytes())
 
 
+def write_silence(path: Path, seconds: float = 0.4) -> None:
+    """Zeros, 16 kHz mono."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(bytes(2 * int(16000 * seconds)))
+
+
 def write_face(path: Path, kind: int, seed: int) -> None:
     """Two eyes and a mouth that goes up, down or straight, in noise."""
     pixels = np.random.default_rng(seed).integers(60, 110, (32, 32)).astype(np.uint8)
@@ -53,6 +62,35 @@ def write_table(folder: Path, train: int = 12, validation: int = 6, test: int = 
     table = folder / "table.csv"
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    return table
+
+
+def write_spoken_dialogues(folder: Path) -> Path:
+    """
+    `turns.csv`: 6 dialogues of 2 to 4 turns as of `write_dialogues`, with a voice and a face each; turns lack one or
+    two of the three in turn, and the second of `d1` is silence alone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for dialogue, split in enumerate(["train"] * 4 + ["validation", "test"]):
+        for turn in range(2 + dialogue % 3):
+            number = len(rows)
+            kind = (dialogue + turn) % 3
+            write_voice(folder / f"{number}.wav", (300, 900, 1800)[kind], number, 0.3 + 0.05 * (number % 4))
+            write_face(folder / f"{number}.png", kind, number)
+            row = {"text": SENTENCES[CLASSES[kind]], "audio": f"{number}.wav", "image": f"{number}.png"}
+            for lacks in (("audio",), (), ("text", "image"), ("image",))[number % 4]:
+                row[lacks] = ""
+            row |= {"dialogue": f"d{dialogue}", "turn": turn, "speaker": "ab"[turn % 2], "split": split}
+            rows.append(row | {"label": "" if (dialogue, turn) == (0, 1) else CLASSES[kind]})
+    silent = next(row for row in rows if (row["dialogue"], row["turn"]) == ("d1", 1))
+    silent |= {"text": "", "image": "", "audio": "silence.wav"}
+    write_silence(folder / "silence.wav")
+    table = folder / "turns.csv"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
     return table

@@ -91,6 +91,13 @@ class ModelArguments(StartArguments):
             "help": "With --task dialogues, how utterances see one another: none, transformer, recurrent, graph."
         },
     )
+    towers: str = field(
+        default="cached",
+        metadata={
+            "help": "With --task dialogues: cached, a small head learns from what the towers make of each utterance "
+            "once; tuned, the towers learn with it, but those of --freeze_towers, as they are or by --lora."
+        },
+    )
     modality_dropout: float = field(
         default=0.2, metadata={"help": "Chance of dropping a modality of a training sample; one always stays."}
     )
@@ -217,6 +224,8 @@ def check_finetuning(model: ModelArguments, data: DataArguments, training: Finet
         raise ValueError(f"task: got {data.task!r}, expected clips or dialogues.")
     if data.task == "dialogues":
         check_dialogues(model, data, training)
+    elif model.towers != "cached":
+        raise ValueError(f"towers: got {model.towers!r}, which is for --task dialogues; of clips they always learn.")
     if data.composites < 0:
         raise ValueError(f"composites: got {data.composites}, expected 0 or more.")
     if model.lora and model.lora_r < 1:
@@ -228,14 +237,22 @@ def check_finetuning(model: ModelArguments, data: DataArguments, training: Finet
 def check_dialogues(model: ModelArguments, data: DataArguments, training: FinetuneTrainingArguments) -> None:
     if model.context_type not in CONTEXT_TYPES:
         raise ValueError(f"context_type: got {model.context_type!r}, expected one of {', '.join(CONTEXT_TYPES)}.")
-    # The towers stay as they are: a small head learns from what they make of each utterance.
+    if model.towers not in ("cached", "tuned"):
+        raise ValueError(f"towers: got {model.towers!r}, expected cached or tuned.")
     encoders = any((model.text_encoder, model.audio_encoder, model.vision_encoder))
-    without = {"streaming": data.streaming, "composites": data.composites, "lora": model.lora}
-    without |= {"freeze_towers": model.freeze_towers, "an encoder": encoders}
-    without |= {"layerwise_lr_decay": training.layerwise_lr_decay != 1}
+    without = {"streaming": data.streaming, "composites": data.composites, "an encoder": encoders}
     for name, given in without.items():
         if given:
-            raise ValueError(f"{name}: has no meaning with --task dialogues, where the towers of --model stay still.")
+            raise ValueError(f"{name}: has no meaning with --task dialogues, which reads a table over --model.")
+    if model.towers == "tuned":
+        if data.vectors:
+            raise ValueError("vectors: has no meaning with --towers tuned, which read each utterance at every step.")
+        return
+    still = {"lora": model.lora, "freeze_towers": model.freeze_towers}
+    still |= {"layerwise_lr_decay": training.layerwise_lr_decay != 1}
+    for name, given in still.items():
+        if given:
+            raise ValueError(f"{name}: has no meaning where the towers of --model stay still; give --towers tuned.")
 
 
 # Pretraining -------------------------------------------------------------------------------------------------

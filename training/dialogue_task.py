@@ -1,12 +1,16 @@
-"""`finetune.py --task dialogues`: what it reads and what it trains, a head over the vectors of utterances.
+"""`finetune.py --task dialogues`: what it reads and what it trains.
 
-The towers of `--model` stay as they are: each utterance goes through them once, and its vectors are kept in the output
-folder. What learns is small, so an epoch over a thousand dialogues takes seconds.
+With `--towers cached` a head over the vectors of utterances: the towers of `--model` stay as they are, each utterance
+goes through them once, and its vectors are kept in the output folder. What learns is small, so an epoch over a
+thousand dialogues takes seconds. With `--towers tuned` the whole model of `--model` and a context over its utterances:
+words, sound and pictures go through the towers at every step, and these learn, as they are or by adapters.
 """
 
+import copy
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +20,19 @@ import torch
 from triemo.modeling import MODALITIES, TriemoConfig, TriemoForEmotionSequence
 from triemo.processing import UtteranceEncoder
 from triemo.training.arguments import DataArguments, FinetuneTrainingArguments, ModelArguments
-from triemo.training.data.collation import encode_label
-from triemo.training.data.dialogues import DialogueRows, Dialogues, Standardised
+from triemo.training.data.collation import EmotionCollator
+from triemo.training.data.columns import FEATURE_COLUMNS
+from triemo.training.data.dialogues import DialogueClips, DialogueRows, Dialogues, Standardised, readable_utterances
 from triemo.training.data.sampling import MixtureSampler
 from triemo.training.data.utterance_vectors import encoded_modalities, given_widths, utterance_vectors
 from triemo.training.sources import Parts, infer_problem
-from triemo.training.start import fit_head, load_model
+from triemo.training.start import Start, fit_head, load_model
 
-__all__ = ["DialogueTask", "build_dialogue_task", "new_head"]
+__all__ = ["DialogueTask", "add_context", "build_dialogue_task", "new_head"]
 
 logger = logging.getLogger(__name__)
+
+Arguments = tuple[ModelArguments, DataArguments, FinetuneTrainingArguments]
 
 VECTORS_FOLDER = "vectors"
 # A head that learns from a thousand dialogues; `--model_config` changes any of it.
@@ -40,43 +47,54 @@ HEAD = {
     "context_layers": 1,
     "speaker_dropout": 0.1,
 }
+# What `--model_config` may say of a context over towers that have their sizes.
+CONTEXT_FIELDS = ("context_layers", "context_causal", "context_window", "speaker_dropout")
+CONTEXT_FIELDS += ("hidden_dropout", "classifier_dropout")
 
 
 @dataclass
 class DialogueTask:
     """
     Args:
-        model: the head, whose config names the checkpoint of the towers.
+        model: over vectors, its config names the checkpoint of the towers; or over clips, with towers of its own.
         splits: `{split: {part: dialogues}}`.
         weights: of the parts of train.
-        scale: of all vectors, while it learns.
+        scale: of all vectors, while it learns; None for clips.
+        collators: of clips, for `train` and `evaluation`; empty for vectors.
+        start: what an adapter is trained on; None for a head over vectors.
     """
 
     model: TriemoForEmotionSequence
     splits: dict[str, dict[str, Dialogues]]
     weights: list[float]
-    scale: Standardised
+    scale: Standardised | None = None
+    collators: Mapping[str, EmotionCollator] = field(default_factory=dict)
+    start: Start | None = None
 
     def training_rows(self, args: FinetuneTrainingArguments, buckets: bool) -> tuple[DialogueRows, MixtureSampler]:
         """The training's dialogues and the order in which they are drawn."""
-        rows = self.rows("train")
+        rows = self._rows(list(self.splits["train"].values()), "train")
         sizes = [len(part.turns) for part in self.splits["train"].values()]
         lengths = rows.lengths() if buckets else None
         return rows, MixtureSampler(sizes, self.weights, args.seed, lengths, args.train_batch_size)
 
     def rows(self, split: str, part: str | None = None) -> DialogueRows:
-        """The dialogues of a split, or of one of its parts."""
+        """The dialogues of a split, or of one of its parts, as they are scored."""
         parts = self.splits[split]
-        return DialogueRows(list(parts.values()) if part is None else [parts[part]], self.scale)
+        return self._rows(list(parts.values()) if part is None else [parts[part]], "evaluation")
+
+    def _rows(self, parts: list[Dialogues], use: str) -> DialogueRows:
+        return DialogueClips(parts, self.collators[use]) if self.collators else DialogueRows(parts, self.scale)
 
 
 def build_dialogue_task(
     splits: Parts, model_args: ModelArguments, data_args: DataArguments, args: FinetuneTrainingArguments
 ) -> DialogueTask:
     """
-    Vectors of all splits and a head for the labels of train.
+    A model for the labels of train, and the dialogues of all splits as it takes them.
 
-    `--model` is a checkpoint with towers, for a new head, or a head that goes on learning.
+    `--model` is a checkpoint with towers, for a new head or a new context, or a model of dialogues that goes on
+    learning.
 
     Raises:
         ValueError: labels of several classes a row or numbers; a table without `dialogue`; what cannot be read.
@@ -88,6 +106,19 @@ def build_dialogue_task(
     problem, soft, names = infer_problem(labelled, model_args.problem_type)
     if problem != "single_label_classification" or soft:
         raise ValueError(f"task: dialogues take one class an utterance, got labels for {problem}.")
+    wanted = [name.strip() for name in model_args.labels.split(",")] if model_args.labels else None
+    build = _over_clips if model_args.towers == "tuned" else _over_vectors
+    task = build(splits, (model_args, data_args, args), names, wanted)
+    counts = {split: sum(len(d.turns) for d in parts.values()) for split, parts in task.splits.items()}
+    logger.info(f"Dialogues: {counts}.")
+    return task
+
+
+# Over vectors ------------------------------------------------------------------------------------------------
+
+
+def _over_vectors(splits: Parts, arguments: Arguments, names: list[str], wanted: list[str] | None) -> DialogueTask:
+    model_args, data_args, args = arguments
     tables = [data for parts in splits.values() for data, _ in parts.values()]
     given: dict[str, int] = {}
     for data in tables:
@@ -95,14 +126,12 @@ def build_dialogue_task(
     head = _head_of(model_args.model)
     encoder = _encoder(model_args, head, tables, set(given))
     widths = given | ({} if encoder is None else encoder.widths)
-    wanted = [name.strip() for name in model_args.labels.split(",")] if model_args.labels else None
     if head is None:
         head = new_head(model_args, widths, encoder, wanted or names)
-    fit_head(head, problem, names, wanted)
+    fit_head(head, "single_label_classification", names, wanted)
     own = {m: getattr(head.config, f"{m}_feature_size") for m in head.config.modalities}
     if own != widths:
         raise ValueError(f"model: takes vectors of {own} values, got {widths} from the data.")
-
     cache = Path(data_args.vectors or Path(args.output_dir) / VECTORS_FOLDER)
     found: dict[str, dict[str, Dialogues]] = {}
     label2id = dict(head.config.label2id)
@@ -111,9 +140,7 @@ def build_dialogue_task(
         for part, (data, _) in parts.items():
             with args.main_process_first(desc="vectors of utterances"):
                 vectors = utterance_vectors(data, encoder, given, cache, f"{part} {split}")
-            found[split][part] = Dialogues.of(data, vectors, _label_reader(label2id), f"{part} {split}")
-    counts = {split: sum(len(d.turns) for d in parts.values()) for split, parts in found.items()}
-    logger.info(f"Dialogues: {counts}; vectors: {widths}.")
+            found[split][part] = Dialogues.of_vectors(data, vectors, label2id, f"{part} {split}")
     weights = [weight for _, weight in splits["train"].values()]
     return DialogueTask(head, found, weights, Standardised(list(found["train"].values())))
 
@@ -168,11 +195,71 @@ def _encoder(
     return UtteranceEncoder(model, processor, named, batch_size=32)
 
 
-def _label_reader(label2id: dict[str, int]) -> Any:
-    def read(row: dict[str, Any]) -> Any:
-        try:
-            return encode_label(row.get("label"), label2id)
-        except ValueError as error:
-            raise ValueError(f"{row.get('row') or 'row'}: {error}") from error
+# Over clips --------------------------------------------------------------------------------------------------
 
-    return read
+
+def _over_clips(splits: Parts, arguments: Arguments, names: list[str], wanted: list[str] | None) -> DialogueTask:
+    model_args, data_args, args = arguments
+    for parts in splits.values():
+        for part, (data, _) in parts.items():
+            if brought := sorted(set(FEATURE_COLUMNS) & set(data.column_names)):
+                raise ValueError(
+                    f"towers: got {', '.join(brought)} in {part}, which go into no tower; leave it cached."
+                )
+    loaded, processor = load_model(model_args.model, allow_new_head=True)
+    if loaded.config.step_aligned:
+        raise ValueError(
+            f"towers: {model_args.model} is a head over vectors and has none to tune; give the checkpoint of its "
+            f"towers, {loaded.config.base_model_name_or_path}."
+        )
+    is_new = not isinstance(loaded, TriemoForEmotionSequence)
+    model = add_context(loaded, model_args.context_type, _fields_of(model_args)) if is_new else loaded
+    is_new |= fit_head(model, "single_label_classification", names, wanted)
+    config = model.config
+    collators = {
+        use: EmotionCollator(
+            processor,
+            config.label2id,
+            augment=data_args.augment and use == "train",
+            seed=args.seed,
+            modalities=config.modalities,
+            max_length=data_args.max_length,
+        )
+        for use in ("train", "evaluation")
+    }
+    found: dict[str, dict[str, Dialogues]] = {}
+    for split, parts in splits.items():
+        found[split] = {}
+        for part, (data, _) in parts.items():
+            check = data_args.check_media
+            readable = readable_utterances(data, collators["evaluation"]) if check else [True] * len(data)
+            found[split][part] = Dialogues.of(data, readable, dict(config.label2id), f"{part} {split}")
+    is_whole = not is_new and not (Path(model_args.model) / "adapter_config.json").is_file()
+    start = Start(model, processor, False, model_args.model if is_whole else None)
+    weights = [weight for _, weight in splits["train"].values()]
+    return DialogueTask(model, found, weights, collators=collators, start=start)
+
+
+def add_context(base: Any, context_type: str, fields: Mapping[str, Any]) -> TriemoForEmotionSequence:
+    """
+    A classifier of clips with a new context over the utterances of a dialogue before its head.
+
+    Args:
+        base: a `TriemoForEmotionClassification`.
+        context_type: of the context.
+        fields: those of `TriemoConfig` that leave the weights of `base` as they are.
+
+    Raises:
+        ValueError: naming another field.
+    """
+    if other := sorted(set(fields) - set(CONTEXT_FIELDS)):
+        raise ValueError(
+            f"model_config: got {', '.join(other)}, expected some of {', '.join(CONTEXT_FIELDS)} with --towers tuned."
+        )
+    config = copy.deepcopy(base.config)
+    for name, value in {**fields, "context_type": context_type}.items():
+        setattr(config, name, value)
+    model = TriemoForEmotionSequence(config)
+    model.triemo.load_state_dict(base.triemo.state_dict())
+    model.classifier.load_state_dict(base.classifier.state_dict())
+    return model

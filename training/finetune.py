@@ -20,7 +20,7 @@ from triemo.modeling import MODALITIES
 from triemo.modeling.losses_triemo import emotion_loss
 from triemo.training.arguments import DataArguments, FinetuneTrainingArguments, ModelArguments, parse_arguments
 from triemo.training.data.collation import EmotionCollator
-from triemo.training.data.dialogues import Standardised, collate_dialogues
+from triemo.training.data.dialogues import Standardised
 from triemo.training.data.sampling import CompositeRows, EmotionRows
 from triemo.training.data.streaming import Stream
 from triemo.training.dialogue_task import build_dialogue_task
@@ -235,17 +235,21 @@ def dialogue_run(model_args: ModelArguments, data_args: DataArguments, args: Fin
     task = build_dialogue_task(splits, model_args, data_args, args)
     train, sampler = task.training_rows(args, data_args.length_buckets)
     validation = task.rows("validation") if "validation" in splits else None
+    frozen = parse_names(model_args.freeze_towers, "freeze_towers", MODALITIES)
     return Run(
         model=task.model,
-        processor=None,
+        processor=None if task.start is None else task.start.processor,
         train=train,
         sampler=sampler,
-        collate=collate_dialogues,
-        evaluation_collate=collate_dialogues,
+        collate=train.collate,
+        evaluation_collate=train.collate,
         validation=validation,
         parts=lambda name: {part: task.rows(name, part) for part in task.splits.get(name, {})},
         groups=[] if validation is None else validation.groups(),
         counts=class_counts(splits["train"], list(task.model.config.label2id)),
+        start=task.start,
+        frozen=frozen,
+        still=freeze(task.model, frozen),
         scale=task.scale,
     )
 

@@ -19,7 +19,13 @@ from torch import nn
 from transformers import AutoFeatureExtractor, AutoTokenizer, ImageProcessingMixin
 from transformers.utils import cached_file
 
-from triemo.modeling import MODALITIES, TriemoConfig, TriemoForEmotionClassification, TriemoForPreTraining
+from triemo.modeling import (
+    MODALITIES,
+    TriemoConfig,
+    TriemoForEmotionClassification,
+    TriemoForEmotionSequence,
+    TriemoForPreTraining,
+)
 from triemo.processing import TriemoFeatureExtractor, TriemoImageProcessor, TriemoProcessor
 from triemo.training.arguments import ModelArguments, PretrainModelArguments
 from triemo.training.common import default_model, parse_weights
@@ -77,6 +83,8 @@ def build_start(args: ModelArguments, parts: Mapping[str, tuple[Any, float]] | N
     }
     composed = bool(vectors) or any(getattr(args, f"{name}_encoder") for name in MODALITIES)
     model, processor = compose_model(args, vectors) if composed else load_model(args.model, allow_new_head=True)
+    if isinstance(model, TriemoForEmotionSequence):
+        raise ValueError(f"model: {args.model} labels the utterances of dialogues, which is --task dialogues.")
     wanted = [name.strip() for name in args.labels.split(",")] if args.labels else None
     if parts is None:
         own = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
@@ -235,46 +243,51 @@ def enter_as_projected(model: TriemoForPreTraining, modalities: Sequence[str]) -
 # Checkpoints and composed models -----------------------------------------------------------------------------
 
 
-def load_model(name: str, allow_new_head: bool = False) -> tuple[TriemoForEmotionClassification, TriemoProcessor]:
+def load_model(name: str, allow_new_head: bool = False) -> tuple[Any, TriemoProcessor | None]:
     """
     A checkpoint and its processor, by folder or Hub id, in float32; of a folder with an adapter, its base with the
-    adapter merged in. With `allow_new_head` it may be one of another head, such as pretraining's, which a warning
-    says. Raises ValueError naming what cannot be loaded.
+    adapter merged in. A `TriemoForEmotionClassification`, or the `TriemoForEmotionSequence` that a model of dialogues
+    is; one over vectors has no processor. With `allow_new_head` it may be one of another head, such as pretraining's,
+    which a warning says. Raises ValueError naming what cannot be loaded.
     """
-    check_folder(name)
+    check_folder(name, ("config.json",))
     try:
-        processor = TriemoProcessor.from_pretrained(name)
+        config = TriemoConfig.from_pretrained(name)
+        of_dialogues = TriemoForEmotionSequence.__name__ in (config.architectures or ())
+        kind = TriemoForEmotionSequence if of_dialogues else TriemoForEmotionClassification
+        processor = None
+        if not config.step_aligned:
+            check_folder(name)
+            processor = TriemoProcessor.from_pretrained(name)
         if not (Path(name) / "adapter_config.json").is_file():
-            options = {"dtype": torch.float32, "allow_new_head": allow_new_head}
-            return TriemoForEmotionClassification.from_pretrained(name, **options), processor
-        base = adapted_weights(Path(name))
-        model = PeftModel.from_pretrained(base, name).merge_and_unload()
-        return model, processor
+            # A conversation's classifier belongs to its context: neither starts at random beside the other.
+            options = {"dtype": torch.float32, "allow_new_head": allow_new_head and not of_dialogues}
+            return kind.from_pretrained(name, **options), processor
+        return PeftModel.from_pretrained(adapted_weights(Path(name), kind), name).merge_and_unload(), processor
     except OSError as error:
         raise ValueError(f"model: cannot load {name}: {error}") from error
 
 
-def check_folder(name: str) -> None:
+def check_folder(name: str, needed: Sequence[str] = ("config.json", "processor_config.json")) -> None:
     """Raises ValueError naming what the folder of a checkpoint lacks and the loading would not name."""
-    needed = ("config.json", "processor_config.json") if Path(name).is_dir() else ()
-    lacks = [file for file in needed if not (Path(name) / file).is_file()]
+    lacks = [file for file in needed if Path(name).is_dir() and not (Path(name) / file).is_file()]
     if lacks:
         raise ValueError(f"model: {name} lacks {', '.join(lacks)}.")
 
 
-def adapted_weights(folder: Path) -> TriemoForEmotionClassification:
+def adapted_weights(folder: Path, kind: Any = TriemoForEmotionClassification) -> Any:
     """
-    The model that the adapter in a folder was trained on: the weights beside it, else what its config names. Its head
-    may be new: the adapter brings one.
+    The model, of this class, that the adapter in a folder was trained on: the weights beside it, else what its config
+    names. Its head may be new: the adapter brings one.
     """
     weights = folder / "model.safetensors"
     if not weights.is_file():
         name = PeftConfig.from_pretrained(folder).base_model_name_or_path
-        return TriemoForEmotionClassification.from_pretrained(name, dtype=torch.float32, allow_new_head=True)
+        return kind.from_pretrained(name, dtype=torch.float32, allow_new_head=True)
     # By the folder's name the adapter would be loaded as well.
     config = TriemoConfig.from_pretrained(folder)
     options: dict[str, Any] = {"config": config, "state_dict": load_file(weights), "dtype": torch.float32}
-    return TriemoForEmotionClassification.from_pretrained(None, allow_new_head=True, **options)
+    return kind.from_pretrained(None, allow_new_head=True, **options)
 
 
 def compose_model(
@@ -360,9 +373,9 @@ def freeze(model: TriemoForEmotionClassification, towers: Sequence[str]) -> list
     return still + [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
-def add_lora(model: TriemoForEmotionClassification, args: ModelArguments, frozen: Sequence[str] = ()) -> Any:
+def add_lora(model: Any, args: ModelArguments, frozen: Sequence[str] = ()) -> Any:
     """
-    Wrap a model with adapters; they and the head are all that learns.
+    Wrap a model with adapters; they and the head, with a conversation's context, are all that learns.
 
     Raises:
         ValueError: when the targets match nothing in a tower, or something else would be trained.
@@ -374,7 +387,7 @@ def add_lora(model: TriemoForEmotionClassification, args: ModelArguments, frozen
         for name, module in model.named_modules()
         if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d))
         and re.fullmatch(pattern, name)
-        and not name.startswith("classifier.")
+        and not name.startswith(model.head_prefixes)
         and not (still and re.fullmatch(still, name))
     }
     for modality in model.config.modalities:
@@ -384,16 +397,22 @@ def add_lora(model: TriemoForEmotionClassification, args: ModelArguments, frozen
                 f"lora_targets: {pattern!r} matches no layer of the {modality} tower; name some, or put it in "
                 "--freeze_towers."
             )
+    # Of each part of the head the modules that have weights; a context of `none` has no part.
+    whole = {prefix.rstrip("."): set[str]() for prefix in model.head_prefixes}
+    for name, _ in model.named_parameters():
+        part, _, rest = name.rpartition(".")[0].partition(".")
+        if part in whole:
+            whole[part].add(rest)
     config = LoraConfig(
         r=args.lora_r,
         lora_alpha=args.lora_alpha,
         lora_dropout=args.lora_dropout,
         target_modules=pattern,
         exclude_modules=still,
-        modules_to_save=["classifier"],
+        modules_to_save=[part for part, names in whole.items() if names],
     )
     wrapped = get_peft_model(model, config)
-    head = {f"classifier.modules_to_save.default.{name}" for name in ("dense", "out_proj")}
+    head = {f"{part}.modules_to_save.default.{name}" for part, names in whole.items() for name in names}
     expected = {f"base_model.model.{name}.lora_{half}.default" for name in targets for half in "AB"}
     expected |= {f"base_model.model.{name}" for name in head}
     trained = {name.rpartition(".")[0] for name, parameter in wrapped.named_parameters() if parameter.requires_grad}

@@ -6,16 +6,21 @@ import logging
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_checkpoint import save_tiny_checkpoint
-from tiny_data import write_dialogues, write_table
+from tiny_data import write_dialogues, write_spoken_dialogues, write_table
 from tiny_runs import arguments
 from transformers import AutoModelForTokenClassification
 
+from triemo.modeling import TriemoForEmotionSequence
 from triemo.processing import UtteranceEncoder
 from triemo.training.arguments import parse_arguments
+from triemo.training.data.collation import EmotionCollator
+from triemo.training.data.dialogues import DialogueClips, Dialogues
 from triemo.training.data.utterance_vectors import utterance_vectors
 from triemo.training.finetune import main
 from triemo.training.sources import load_dialogues
+from triemo.training.start import load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -109,7 +114,12 @@ def test_vectors_of_the_table_need_no_towers(place, tmp_path):
     ("changes", "message"),
     [
         ({"task": "dialogue"}, "task: got 'dialogue', expected clips or dialogues"),
-        ({"lora": "true"}, "lora: has no meaning with --task dialogues"),
+        ({"lora": "true"}, "lora: has no meaning where the towers of --model stay still; give --towers tuned"),
+        ({"freeze_towers": "text"}, "freeze_towers: has no meaning where the towers of --model stay still"),
+        ({"composites": 3}, "composites: has no meaning with --task dialogues"),
+        ({"towers": "warm"}, "towers: got 'warm', expected cached or tuned"),
+        ({"towers": "tuned", "vectors": "there"}, "vectors: has no meaning with --towers tuned"),
+        ({"towers": "tuned", "task": "clips"}, "towers: got 'tuned', which is for --task dialogues"),
         ({"context_type": "memory"}, "context_type: got 'memory', expected one of none, transformer"),
     ],
 )
@@ -122,3 +132,122 @@ def test_a_table_without_dialogues_is_refused(place):
     write_table(place / "clips", train=4, validation=2, test=2)
     with pytest.raises(ValueError, match="task: table has no column dialogue"):
         main(dialogues(place, "clips_run", table=place / "clips" / "table.csv"))
+
+
+# Towers that learn -------------------------------------------------------------------------------------------
+
+
+def tuned(place, output, **changes):
+    given = {"table": place / "spoken" / "turns.csv", "model_config": "{}", "towers": "tuned", "num_train_epochs": 1}
+    return dialogues(place, output, **given | {"per_device_train_batch_size": 2} | changes)
+
+
+@pytest.fixture(scope="module")
+def spoken(place):
+    write_spoken_dialogues(place / "spoken")
+    return place
+
+
+def test_towers_learn_with_the_context(spoken, caplog):
+    """Words, voices and faces of whole dialogues; what of the towers is frozen stays bit for bit."""
+    with caplog.at_level(logging.WARNING):
+        found = main(tuned(spoken, "tuned", freeze_towers="vision", context_type="graph"))
+    assert "turns train: 1 of 11 utterances hold nothing to read, as utterance 1 of dialogue 'd1'" in caplog.text
+    assert (
+        found["steps"] == 2 and found["test"]["turns"]["samples"] == 4 and found["validation"]["turns"]["samples"] == 3
+    )
+    before, after = (load_file(spoken / name / "model.safetensors") for name in ("tiny", "tuned"))
+    changed = {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
+    assert {"text_tower", "audio_tower", "layers", "fusion"} <= changed and "vision_tower" not in changed
+    model, processor = load_model(str(spoken / "tuned"))
+    assert type(model) is TriemoForEmotionSequence and model.config.context_type == "graph" and processor is not None
+    assert model.config.label2id["joy"] == 3 and not (spoken / "tuned" / "vectors").exists()
+
+
+def test_the_score_is_that_of_the_tuned_model(spoken):
+    """The test's dialogue through the folder alone, each of its turns with what it has."""
+    found = json.loads((spoken / "tuned" / "results.json").read_text())
+    model, processor = load_model(str(spoken / "tuned"))
+    with (spoken / "spoken" / "turns.csv").open() as file:
+        turns = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    clips = []
+    for row in turns:
+        given = {name: row[name] for name in ("text",) if row[name]}
+        for name, argument in (("audio", "audio"), ("image", "images")):
+            given |= {argument: str(spoken / "spoken" / row[name])} if row[name] else {}
+        clips.append(dict(processor(**given)))
+    with torch.inference_mode():
+        batch = processor.pad(clips)
+        logits = model.eval()(**batch, speakers=torch.arange(len(turns))[None] % 2).logits[0]
+    best = [model.config.id2label[index] for index in logits.argmax(-1).tolist()]
+    right = sum(label == row["label"] for label, row in zip(best, turns, strict=True))
+    assert right / len(turns) == pytest.approx(found["test"]["turns"]["accuracy"])
+    loss = torch.nn.functional.cross_entropy(
+        logits, torch.tensor([model.config.label2id[row["label"]] for row in turns])
+    )
+    assert float(loss) == pytest.approx(found["test"]["turns"]["loss"], abs=1e-5)
+
+
+def test_a_tuned_model_goes_on_learning(spoken):
+    first = json.loads((spoken / "tuned" / "results.json").read_text())
+    again = main(tuned(spoken, "tuned_again", model=spoken / "tuned", freeze_towers="vision"))
+    assert again["parameters"] == first["parameters"] and again["losses"][0] < first["losses"][0]
+
+
+def test_adapters_on_the_towers(spoken):
+    """They, the context and the head learn; the folder has the base beside them, and merges into the same answers."""
+    found = main(tuned(spoken, "adapted", lora="true", lora_r=2, freeze_towers="vision"))
+    folder = spoken / "adapted"
+    names = set(load_file(folder / "adapter_model.safetensors"))
+    parts = {name.split(".lora")[0].split(".")[3] for name in names if ".lora_" in name}
+    assert {"text_tower", "audio_tower", "layers", "fusion"} == parts
+    whole = {name.split(".")[2] for name in names if ".lora_" not in name}
+    assert whole == {"classifier", "context"} and found["trained_parameters"] < found["parameters"] / 2
+    base, tiny = load_file(folder / "model.safetensors"), load_file(spoken / "tiny" / "model.safetensors")
+    assert all(torch.equal(base[name], value) for name, value in tiny.items() if "tower" in name)
+    merged, processor = load_model(str(folder))
+    adapted = AutoModelForTokenClassification.from_pretrained(folder)
+    batch = processor(text=["i am so happy", "this is a sad day"])
+    with torch.inference_mode():
+        answers = [model.eval()(**batch).logits for model in (merged, adapted)]
+    torch.testing.assert_close(answers[0], answers[1])
+    main(tuned(spoken, "adapted_merged", lora="true", lora_r=2, freeze_towers="vision", lora_merge="true"))
+    with torch.inference_mode():
+        torch.testing.assert_close(load_model(str(spoken / "adapted_merged"))[0].eval()(**batch).logits, answers[0])
+
+
+def test_each_draw_of_an_utterance_is_varied_anew(spoken):
+    model, processor = load_model(str(spoken / "tiny"))
+    args = parse_arguments(tuned(spoken, "none"))[1]
+    data = load_dialogues(args)["train"]["turns"][0]
+    collator = EmotionCollator(processor, model.config.label2id, augment=True)
+    rows = DialogueClips([Dialogues.of(data, [True] * len(data), model.config.label2id, "turns")], collator)
+    sounds = [rows[ticket]["clips"][0]["pixel_values"] for ticket in (0, len(rows), 0)]
+    assert torch.equal(sounds[0], sounds[2]) and not torch.equal(sounds[0], sounds[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "whole"}, "towers: .*whole is a head over vectors and has none to tune; give the checkpoint"),
+        ({"model_config": '{"hidden_size": 8}'}, "model_config: got hidden_size, expected some of context_layers"),
+        ({"table": "vectors.jsonl"}, "towers: got text_features in vectors, which go into no tower"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused(spoken, finished, changes, message):
+    (spoken / "vectors.jsonl").write_text(
+        "\n".join(
+            json.dumps({"dialogue": d, "turn": 0, "label": "joy", "text_features": [[1.0]], "split": s})
+            for d, s in (("x", "train"), ("y", "validation"))
+        )
+    )
+    changes = {name: value if name == "model_config" else spoken / value for name, value in changes.items()}
+    with pytest.raises(ValueError, match=message):
+        main(tuned(spoken, "refused", **changes))
+
+
+def test_a_model_of_dialogues_is_no_start_for_clips(spoken):
+    rows = [f"i am so happy {letter},joy" for letter in "abcdefghijkl"]
+    (spoken / "clips.csv").write_text("\n".join(["text,label", *rows]))
+    with pytest.raises(ValueError, match="labels the utterances of dialogues, which is --task dialogues"):
+        main(arguments(spoken, "clips_of_head", model=spoken / "tuned", table=spoken / "clips.csv"))

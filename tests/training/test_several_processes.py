@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_checkpoint import save_tiny_checkpoint, tiny_tokenizer
-from tiny_data import write_dialogues, write_table
+from tiny_data import write_dialogues, write_spoken_dialogues, write_table
 from tiny_models import tiny_text_config
 from tiny_runs import arguments, predicted_logits
 from two_processes import run_two_processes
@@ -29,6 +29,7 @@ STREAM = {"streaming": "true", "shuffle_buffer": 1}
 FINETUNE = {"modality_dropout": 0}
 DIALOGUES = {"task": "dialogues", "table": "dialogues.csv", "length_buckets": "true"}
 DIALOGUES |= {"model_config": '{"hidden_dropout": 0.0, "classifier_dropout": 0.0, "speaker_dropout": 0.0}'}
+TUNED = DIALOGUES | {"towers": "tuned", "table": "spoken/turns.csv", "model_config": '{"speaker_dropout": 0.0}'}
 PRETRAIN = {"soft_labels": "true", "validation_rows": 5}
 RUNS = {
     "finetune_table": ("finetune", FINETUNE),
@@ -36,6 +37,8 @@ RUNS = {
     "finetune_apart": ("finetune", FINETUNE | STREAM | {"table": "apart/table.csv", "per_device_eval_batch_size": 1}),
     "finetune_shards": ("finetune", FINETUNE | STREAM | {"table": "shards"}),
     "finetune_dialogues": ("finetune", FINETUNE | DIALOGUES),
+    "finetune_dialogues_tuned": ("finetune", FINETUNE | TUNED),
+    "finetune_dialogues_lora": ("finetune", FINETUNE | TUNED | {"lora": "true", "lora_merge": "true"}),
     "pretrain_table": ("pretrain", PRETRAIN),
     "pretrain_stream": ("pretrain", PRETRAIN | STREAM | {"table": "shards"}),
     "pretrain_apart": ("pretrain", PRETRAIN | STREAM | {"table": "apart/table.csv", "contrastive_weight": 0}),
@@ -68,6 +71,7 @@ def place(tmp_path_factory):
     save_tiny_checkpoint(folder / "tiny", text_config=text, hidden_dropout=0.0, classifier_dropout=0.0)
     table = write_table(folder / "data", train=8, validation=5, test=3)
     write_dialogues(folder / "dialogues.csv")
+    write_spoken_dialogues(folder / "spoken")
     write_table(folder / "apart", train=8, validation=5, test=3, **apart(16))
     with table.open(encoding="utf-8") as file:
         rows = [row | {"key": f"{number}.wav"} for number, row in enumerate(csv.DictReader(file))]

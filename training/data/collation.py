@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from triemo.modeling import MODALITIES
 from triemo.modeling.inputs_triemo import MASKS, present_modalities
 from triemo.processing import TriemoProcessor, load_audio, probe_media
+from triemo.processing.presence_triemo import NothingToReadError
 from triemo.training.common import joined_seed
 from triemo.training.data.augmentation import augment_log_mel, warp_log_mel
 
@@ -98,7 +99,7 @@ class EmotionCollator:
         Tensors (1, ...) of one row, without its label.
 
         Raises:
-            NoModalityError: when no word, no sound and no face is in it.
+            NoModalityError: when no word, no sound and no face is in it, or all that is there is silence or unknown.
             ValueError: naming the row, when its media cannot be read.
         """
         where = row.get("row") or "row"
@@ -107,7 +108,7 @@ class EmotionCollator:
                 torch.manual_seed(joined_seed(self.seed, int(row.get("ticket") or 0)))
             try:
                 sample = self.process(row)
-            except NoModalityError as error:
+            except (NoModalityError, NothingToReadError) as error:
                 raise NoModalityError(f"{where}: {error}") from error
             except (ValueError, OSError) as error:
                 raise ValueError(f"{where}: {error}") from error

@@ -1,10 +1,11 @@
-"""Dialogues: the rows of a table by dialogue and turn, as vectors, one dialogue an item, and batches of them.
+"""Dialogues: the rows of a table by dialogue and turn, as vectors or clips, one dialogue an item, and batches of them.
 
-Shapes: B dialogues, N utterances of the longest, U utterances of a table, D_m width of modality m's vectors.
+Shapes: B dialogues, N utterances of the longest, U utterances of a table or of a batch, D_m width of modality m's
+vectors.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +19,21 @@ from triemo.modeling.contexts_triemo import UNKNOWN_SPEAKER
 from triemo.modeling.losses_triemo import IGNORE_INDEX
 from triemo.processing.samples_triemo import MASKS
 from triemo.processing.utterances_triemo import VECTORS
+from triemo.training.data.collation import EmotionCollator, NoModalityError, encode_label
 
-__all__ = ["DialogueRows", "Dialogues", "Standardised", "collate_dialogues", "group_turns"]
+__all__ = [
+    "DialogueClips",
+    "DialogueRows",
+    "Dialogues",
+    "Standardised",
+    "collate_dialogues",
+    "group_turns",
+    "readable_utterances",
+]
 
 logger = logging.getLogger(__name__)
 
-_PADDING = {"labels": IGNORE_INDEX, "speakers": UNKNOWN_SPEAKER}
+_PADDING = {"labels": IGNORE_INDEX, "speakers": UNKNOWN_SPEAKER, "utterance_index": -1}
 
 
 def group_turns(data: Dataset, name: str) -> list[list[int]]:
@@ -81,29 +91,33 @@ class Dialogues:
     The dialogues of one table.
 
     Args:
-        vectors: `text_features` (U, D_text), `attention_mask` (U,) and so on, as of `UtteranceEncoder`.
-        turns: rows of each dialogue, as of `group_turns`.
+        data: its rows.
+        turns: rows of each dialogue, as of `group_turns`, without those that nothing can be read from.
         labels: (U,) class ids, -100 where there is none.
         speakers: (U,) names; None where unknown.
         names: of the dialogues.
+        vectors: `text_features` (U, D_text), `attention_mask` (U,) and so on, as of `UtteranceEncoder`; empty where
+            utterances are read as clips.
     """
 
-    vectors: Mapping[str, torch.Tensor]
+    data: Dataset
     turns: list[list[int]]
     labels: torch.Tensor
     speakers: Sequence[str | None]
-    names: list[str] = field(default_factory=list)
+    names: list[str]
+    vectors: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
         data: Dataset,
-        vectors: Mapping[str, torch.Tensor],
-        encode_label: Callable[[Mapping[str, Any]], Any],
+        readable: Sequence[bool],
+        label2id: Mapping[str, int],
         name: str,
+        vectors: Mapping[str, torch.Tensor] | None = None,
     ) -> "Dialogues":
         """
-        Those of a table whose vectors are made.
+        Those of a table, of which `readable` rows hold something.
 
         Utterances that nothing can be read from (silence, unknown words) are left out, and named with dialogue and
         turn.
@@ -112,22 +126,52 @@ class Dialogues:
             ValueError: as `group_turns`; a label that is not among the classes; nothing left.
         """
         turns = group_turns(data, name)
-        there = torch.stack([vectors[mask].bool() for mask in MASKS.values() if mask in vectors]).any(0).tolist()
         dialogues = [str(value) for value in data["dialogue"][:]]
-        empty = [(dialogues[rows[0]], turn) for rows in turns for turn, row in enumerate(rows) if not there[row]]
+        empty = [(dialogues[rows[0]], turn) for rows in turns for turn, row in enumerate(rows) if not readable[row]]
         if empty:
             first = ", ".join(f"utterance {turn} of dialogue {dialogue!r}" for dialogue, turn in empty[:3])
             logger.warning(f"{name}: {len(empty)} of {len(data)} utterances hold nothing to read, as {first}.")
-        kept = [rows for rows in ([row for row in rows if there[row]] for rows in turns) if rows]
+        kept = [rows for rows in ([row for row in rows if readable[row]] for rows in turns) if rows]
         if not kept:
             raise ValueError(f"{name}: got no utterance with words, sound or a face, expected some.")
-        labels = [IGNORE_INDEX if (found := encode_label(row)) is None else int(found) for row in _labels_of(data)]
         speakers = data["speaker"][:] if "speaker" in data.column_names else [None] * len(data)
-        return cls(vectors, kept, torch.tensor(labels), speakers, [dialogues[rows[0]] for rows in kept])
+        names = [dialogues[rows[0]] for rows in kept]
+        return cls(data, kept, _class_ids(data, label2id), speakers, names, vectors or {})
+
+    @classmethod
+    def of_vectors(
+        cls, data: Dataset, vectors: Mapping[str, torch.Tensor], label2id: Mapping[str, int], name: str
+    ) -> "Dialogues":
+        """`of` a table whose vectors are made: readable is what has one."""
+        there = torch.stack([vectors[mask].bool() for mask in MASKS.values() if mask in vectors]).any(0).tolist()
+        return cls.of(data, there, label2id, name, vectors)
 
 
-def _labels_of(data: Dataset) -> Any:
-    return data.select_columns([column for column in ("label", "row") if column in data.column_names])
+def _class_ids(data: Dataset, label2id: Mapping[str, int]) -> torch.Tensor:
+    """(U,) int64, -100 where a row has no label. Raises ValueError naming the row of an unknown one."""
+    if "label" not in data.column_names:
+        return torch.full((len(data),), IGNORE_INDEX)
+    columns = data.select_columns([column for column in ("label", "row") if column in data.column_names])
+    ids = []
+    for number, row in enumerate(columns):
+        try:
+            found = encode_label(row["label"], label2id)
+        except ValueError as error:
+            raise ValueError(f"{row.get('row') or f'row {number}'}: {error}") from error
+        ids.append(IGNORE_INDEX if found is None else int(found))
+    return torch.tensor(ids)
+
+
+def readable_utterances(data: Dataset, collator: EmotionCollator) -> list[bool]:
+    """(U,) of which rows something can be read. Raises ValueError naming the row whose media cannot be opened."""
+    found = []
+    for row in data:
+        try:
+            collator.encode(row)
+            found.append(True)
+        except NoModalityError:
+            found.append(False)
+    return found
 
 
 class Standardised:
@@ -181,17 +225,28 @@ class DialogueRows(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, ticket: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, ticket: int) -> dict[str, Any]:
         part, rows = self.items[int(ticket) % len(self)]
+        return {**self.read(part, rows, int(ticket)), **self.told(part, rows)}
+
+    def read(self, part: Dialogues, rows: Sequence[int], ticket: int) -> dict[str, Any]:
+        """What a dialogue's utterances hold."""
         item = {name: values[rows] for name, values in part.vectors.items()}
-        if self.scale is not None:
-            item = {name: self.scale(name, values) for name, values in item.items()}
+        return item if self.scale is None else {name: self.scale(name, values) for name, values in item.items()}
+
+    @staticmethod
+    def told(part: Dialogues, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Labels and speakers of a dialogue."""
         numbers: dict[str, int] = {}
         speakers = [
             UNKNOWN_SPEAKER if name is None else numbers.setdefault(str(name), len(numbers))
             for name in (part.speakers[row] for row in rows)
         ]
-        return {**item, "labels": part.labels[rows], "speakers": torch.tensor(speakers)}
+        return {"labels": part.labels[rows], "speakers": torch.tensor(speakers)}
+
+    def collate(self, items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Dialogues as a batch of the model, padded."""
+        return collate_dialogues(items)
 
     def lengths(self) -> list[int]:
         """Utterances of each dialogue."""
@@ -206,6 +261,41 @@ class DialogueRows(torch.utils.data.Dataset):
             for label in part.labels[rows].tolist()
             if label != IGNORE_INDEX
         ]
+
+
+class DialogueClips(DialogueRows):
+    """
+    The same as clips: `clips`, the tensors of each utterance as `EmotionCollator.encode` gives them, `labels` (N,) and
+    `speakers` (N,).
+
+    Args:
+        parts: dialogues.
+        collator: what makes tensors of an utterance; `collate` joins them.
+    """
+
+    def __init__(self, parts: Sequence[Dialogues], collator: EmotionCollator) -> None:
+        super().__init__(parts)
+        self.collator = collator
+        self.starts = np.cumsum([0, *self.lengths()])
+
+    def read(self, part: Dialogues, rows: Sequence[int], ticket: int) -> dict[str, Any]:
+        # Each utterance of each draw has a number of its own, by which it is varied.
+        draw, number = divmod(ticket, len(self))
+        first = draw * int(self.starts[-1]) + int(self.starts[number])
+        return {"clips": [self.collator.encode({**part.data[row], "ticket": first + n}) for n, row in enumerate(rows)]}
+
+    def collate(self, items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """
+        Dialogues as a batch: the clips (U, ...) of all of them one after the other, `utterance_index`, `labels` and
+        `speakers` (B, N).
+        """
+        ends = np.cumsum([len(item["clips"]) for item in items]).tolist()
+        index = [torch.arange(end - len(item["clips"]), end) for item, end in zip(items, ends, strict=True)]
+        told = [
+            {name: value for name, value in item.items() if name != "clips"} | {"utterance_index": places}
+            for item, places in zip(items, index, strict=True)
+        ]
+        return self.collator.collate([clip for item in items for clip in item["clips"]]) | collate_dialogues(told)
 
 
 def collate_dialogues(items: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -19,10 +19,6 @@ ROWS = {
 }
 
 
-def encode(row: dict) -> int | None:
-    return None if row["label"] is None else LABELS[row["label"]]
-
-
 def vectors(rows: int = 5, width: int = 3) -> dict[str, torch.Tensor]:
     """The row's number in every place."""
     values = torch.arange(rows).float().unsqueeze(1).expand(-1, width).clone()
@@ -30,7 +26,7 @@ def vectors(rows: int = 5, width: int = 3) -> dict[str, torch.Tensor]:
 
 
 def dialogues(**changes) -> Dialogues:
-    return Dialogues.of(Dataset.from_dict(ROWS | changes), vectors(), encode, "table")
+    return Dialogues.of_vectors(Dataset.from_dict(ROWS | changes), vectors(), LABELS, "table")
 
 
 def test_turns_are_numbers_and_put_in_order(caplog):
@@ -74,12 +70,12 @@ def test_an_utterance_of_nothing_is_left_out_and_named(caplog):
     found = vectors()
     found["attention_mask"][[0, 1, 3]] = 0
     with caplog.at_level(logging.WARNING):
-        left = Dialogues.of(Dataset.from_dict(ROWS), found, encode, "table")
+        left = Dialogues.of_vectors(Dataset.from_dict(ROWS), found, LABELS, "table")
     assert left.turns == [[2, 4]] and left.names == ["b"]
     assert "3 of 5 utterances hold nothing to read, as utterance 1 of dialogue 'b'" in caplog.text
     found["attention_mask"][:] = 0
     with pytest.raises(ValueError, match="table: got no utterance with words, sound or a face"):
-        Dialogues.of(Dataset.from_dict(ROWS), found, encode, "table")
+        Dialogues.of_vectors(Dataset.from_dict(ROWS), found, LABELS, "table")
 
 
 def test_the_scale_of_vectors_ends_in_the_weights():
