@@ -183,7 +183,11 @@ class ModalityInputs:
                 self.values[modality] = zero_input(config, name, batch, device)
                 self.masks[modality] = torch.zeros(self.values[modality].shape[:2], dtype=torch.long, device=device)
                 self.times[modality] = None
-        self.values = {m: self.values[m] for m in MODALITIES if m in self.values}
+        # All in one order: states and masks are joined by it.
+        order = [m for m in MODALITIES if m in self.values]
+        self.values = {m: self.values[m] for m in order}
+        self.masks = {m: self.masks[m] for m in order}
+        self.times = {m: self.times[m] for m in order}
 
     def drop_modalities(self, probability: float) -> None:
         """Drop each present modality of each sample with this probability, but never a sample's last one."""

@@ -100,12 +100,12 @@ def write_dialogues(
     table: Path, splits: tuple[str, ...] = ("train",) * 8 + ("validation",) * 3 + ("test",) * 2
 ) -> Path:
     """
-    A csv of 13 dialogues of 2 to 5 turns between two speakers, in words. Who hears anger is sad next; the second turn
-    of each has no label.
+    A csv of dialogues of 2 to 5 turns between two speakers, in words, a split each. Who hears anger is sad next; the
+    second turn of each has no label.
     """
     draw = np.random.default_rng(0)
     rows = []
-    for dialogue, split in enumerate(["train"] * 8 + ["validation"] * 3 + ["test"] * 2):
+    for dialogue, split in enumerate(splits):
         label = "joy"
         for turn in range(2 + dialogue % 4):
             label = "sadness" if label == "anger" else CLASSES[int(draw.integers(3))]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from triemo.modeling import MODALITIES, TriemoConfig, TriemoForEmotionSequence
-from triemo.processing import UtteranceEncoder
+from triemo.processing import TriemoProcessor, UtteranceEncoder
 from triemo.training.arguments import DataArguments, FinetuneTrainingArguments, ModelArguments
 from triemo.training.data.collation import EmotionCollator
 from triemo.training.data.columns import FEATURE_COLUMNS
@@ -28,7 +28,7 @@ from triemo.training.data.utterance_vectors import encoded_modalities, given_wid
 from triemo.training.sources import Parts, infer_problem
 from triemo.training.start import Start, fit_head, load_model
 
-__all__ = ["DialogueTask", "add_context", "build_dialogue_task", "new_head"]
+__all__ = ["DialogueTask", "add_context", "build_dialogue_task", "new_head", "scored_dialogues"]
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +143,41 @@ def _over_vectors(splits: Parts, arguments: Arguments, names: list[str], wanted:
             found[split][part] = Dialogues.of_vectors(data, vectors, label2id, f"{part} {split}")
     weights = [weight for _, weight in splits["train"].values()]
     return DialogueTask(head, found, weights, Standardised(list(found["train"].values())))
+
+
+def scored_dialogues(
+    model: TriemoForEmotionSequence,
+    processor: TriemoProcessor | None,
+    data: Any,
+    name: str,
+    vectors: str | None = None,
+    max_length: int | None = None,
+) -> DialogueRows:
+    """
+    The dialogues of a table as a trained model is scored on them.
+
+    Args:
+        model: over vectors, or over clips with its `processor`.
+        data, name: the table.
+        vectors: folder that keeps those that the towers make.
+        max_length: longest text in tokens, of clips.
+
+    Raises:
+        ValueError: a table without `dialogue`, vectors of another width, an unknown label, media that cannot be read.
+    """
+    config = model.config
+    if processor is not None:
+        options: dict[str, Any] = {"modalities": config.modalities, "max_length": max_length}
+        collator = EmotionCollator(processor, config.label2id, **options)
+        readable = readable_utterances(data, collator)
+        return DialogueClips([Dialogues.of(data, readable, config.label2id, name)], collator)
+    given = given_widths(data)
+    other = {m: width for m, width in given.items() if width != getattr(config, f"{m}_feature_size")}
+    if other:
+        raise ValueError(f"{name}: got vectors of {other} values, expected those that the model takes.")
+    encoder = UtteranceEncoder.of(model, batch_size=32) if config.base_model_name_or_path else None
+    found = utterance_vectors(data, encoder, given, Path(vectors) if vectors else None, name)
+    return DialogueRows([Dialogues.of_vectors(data, found, config.label2id, name)])
 
 
 def new_head(

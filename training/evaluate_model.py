@@ -9,13 +9,16 @@ validation rows; those below it are called uncertain.
 
 A subset is scored on the rows that have all of it, `present` on every row with whatever it has. Unreadable media are
 an error: a figure over the rest would be another figure.
+
+The model of `finetune.py --task dialogues` is scored in the same way, each utterance in its dialogue, of which it then
+sees these modalities alone; `--group dialogue_length` gives the scores of short and long ones.
 """
 
 import json
 import logging
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +26,29 @@ import numpy as np
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
+from triemo.modeling import TriemoForEmotionSequence
 from triemo.training.arguments import check_source
 from triemo.training.common import command_line, write_json
 from triemo.training.data.collation import MASKS, EmotionCollator
+from triemo.training.data.dialogues import DialogueRows
+from triemo.training.dialogue_task import scored_dialogues
 from triemo.training.evaluation import EvaluationDataArguments, load_parts
 from triemo.training.metrics.calibration import FEWEST_ROWS, calibration_temperature, groups_of
 from triemo.training.metrics.plots import check_matplotlib, plot_risk_coverage, plot_scores
 from triemo.training.metrics.scores import EmotionMetric, rounded
 from triemo.training.metrics.selection import pick_min_score, risk_coverage, selective_accuracy
-from triemo.training.metrics.subsets import PRESENT, predict_subsets
-from triemo.training.sources import check_labels
+from triemo.training.metrics.subsets import PRESENT, predict_dialogue_subsets, predict_subsets
+from triemo.training.sources import check_labels, load_dialogues, load_splits
 from triemo.training.start import load_model
 
-__all__ = ["EvaluationArguments", "evaluate_rows", "main"]
+__all__ = ["EvaluationArguments", "main"]
 
 logger = logging.getLogger("triemo.training.evaluate_model")
 
 COLUMNS = ("samples", "accuracy", "uar", "macro_f1", "weighted_f1", "expected_calibration_error")
 SHORT = {"expected_calibration_error": "ece"}
+DIALOGUE_LENGTH = "dialogue_length"
+LENGTHS = (5, 10, 20, 50)  # utterances, from which on a dialogue is of the next group
 
 
 @dataclass
@@ -48,7 +56,13 @@ class EvaluationArguments(EvaluationDataArguments):
     """How it is scored."""
 
     group: str = field(
-        default="gender", metadata={"help": "Column by which scores are also given, where there is one."}
+        default="gender",
+        metadata={
+            "help": "Column by which scores are also given, where there is one; of dialogues also dialogue_length."
+        },
+    )
+    vectors: str | None = field(
+        default=None, metadata={"help": "Folder that keeps the utterances' vectors, as in finetune.py."}
     )
     calibrate: bool = field(
         default=False,
@@ -74,24 +88,19 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     model = model.to(state.device).eval()
     config = model.config
     problem = config.resolved_problem_type
-    collator = EmotionCollator(
-        processor,
-        config.label2id,
-        problem,
-        modalities=config.modalities,
-        max_length=args.max_length,
-        soft_labels=problem == "single_label_classification",
-    )
+    of_dialogues = isinstance(model, TriemoForEmotionSequence)
+    prepare, load = (dialogue_rows, load_dialogues) if of_dialogues else (clip_rows, load_splits)
+
+    def parts_of(split: str) -> dict[str, Scored]:
+        found = load_parts(args, split, load)
+        return {name: prepare(model, processor, data, name, args, state) for name, data in found.items()}
 
     result: dict[str, Any] = {"model": args.model, "split": args.split, "labels": list(config.label2id)}
     if args.calibrate:
-        result["calibration"] = calibrate(model, collator, args, state)
+        result["calibration"] = calibrate(model, parts_of, args, state)
     result["temperature"] = config.calibration_temperature
     result["min_score"] = config.min_score
-    parts = load_parts(args, args.split)
-    result["parts"] = {
-        name: evaluate_rows(model, collator, data, state, args.batch_size, args.group) for name, data in parts.items()
-    }
+    result["parts"] = {name: scores_of(model, part) for name, part in parts_of(args.split).items()}
     result["command"] = command_line("training/evaluate_model.py", argv)
     if state.is_main_process:
         for name, scores in result["parts"].items():
@@ -109,75 +118,140 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return result
 
 
-def targets_of(collator: EmotionCollator, rows: Any) -> np.ndarray:
+@dataclass
+class Scored:
     """
-    Targets of all rows; for one class a row, its id, and -1 where a row names several: no single answer is right.
+    The rows of one part as they are scored.
 
-    Raises:
-        ValueError: naming the row of an unknown or missing label.
+    Args:
+        targets: (rows,) class ids, -1 where no single answer is right; or (rows, C) several labels or numbers.
+        groups: (rows,) by which scores are also given; None where nothing says.
+        folds: (rows,) what no fold of a calibration divides.
+        counts: what else is told of the rows.
+        predict: from whether logits are calibrated to `{subset: {row: logits}}` and the rows that hold nothing.
     """
-    check_labels(rows, collator.encode_label)
-    targets = np.stack([collator.encode_label({"label": label}) for label in rows["label"]])  # type: ignore[misc]
-    if collator.problem_type != "single_label_classification":
-        return targets
-    return np.where(targets.max(-1) > 0.999, targets.argmax(-1), -1)
+
+    targets: np.ndarray
+    groups: list[str] | None
+    folds: list[str]
+    counts: dict[str, int]
+    predict: Callable[[bool], tuple[dict[str, dict[int, list[float]]], Sequence[int]]]
 
 
-def evaluate_rows(
-    model: Any, collator: EmotionCollator, rows: Any, state: PartialState, batch_size: int = 16, group: str = "gender"
-) -> dict[str, Any]:
+def clip_rows(
+    model: Any, processor: Any, data: Any, name: str, args: EvaluationArguments, state: PartialState
+) -> Scored:
+    """Each row alone. Raises ValueError naming the row of an unknown or missing label."""
+    problem = model.config.resolved_problem_type
+    is_single = problem == "single_label_classification"
+    collator = EmotionCollator(
+        processor,
+        model.config.label2id,
+        problem,
+        modalities=model.config.modalities,
+        max_length=args.max_length,
+        soft_labels=is_single,
+    )
+    check_labels(data, collator.encode_label)
+    targets = np.stack([collator.encode_label({"label": label}) for label in data["label"]])  # type: ignore[misc]
+    if is_single:
+        targets = np.where(targets.max(-1) > 0.999, targets.argmax(-1), -1)
+    return Scored(
+        targets,
+        column_of(data, args.group),
+        groups_of([data]),
+        {"several_labels": int((targets < 0).sum()) if is_single else 0},
+        lambda calibrated: predict_subsets(model, collator, data, state, args.batch_size, calibrated and is_single),
+    )
+
+
+def dialogue_rows(
+    model: Any, processor: Any, data: Any, name: str, args: EvaluationArguments, state: PartialState
+) -> Scored:
+    """Each row in its dialogue; one without a label is context alone. Raises ValueError as `scored_dialogues`."""
+    with state.main_process_first():  # which makes the vectors that are kept
+        rows = scored_dialogues(model, processor, data, name, args.vectors, args.max_length)
+    (part,) = rows.parts
+    targets = np.maximum(part.labels.numpy(), -1)
+    empty = sorted(set(range(len(data))) - {row for turns in part.turns for row in turns})
+    return Scored(
+        targets,
+        lengths_of(rows, len(data)) if args.group == DIALOGUE_LENGTH else column_of(data, args.group),
+        [str(dialogue) for dialogue in data["dialogue"][:]],
+        {"dialogues": len(rows), "without_label": int((targets < 0).sum())},
+        lambda calibrated: (predict_dialogue_subsets(model, rows, state, args.batch_size, calibrated), empty),
+    )
+
+
+def column_of(data: Any, name: str) -> list[str] | None:
+    """A column's values as names, "" where there is none."""
+    return ["" if value is None else str(value) for value in data[name][:]] if name in data.column_names else None
+
+
+def lengths_of(rows: DialogueRows, total: int) -> list[str]:
+    """How many utterances the dialogue of each row has, as `5-9`."""
+    bounds = (1, *LENGTHS)
+    names = [f"{least}-{more - 1}" for least, more in zip(bounds, LENGTHS, strict=False)] + [f"{LENGTHS[-1]}-"]
+    found = [""] * total
+    for _, turns in rows.items:
+        for row in turns:
+            found[row] = names[int(np.searchsorted(LENGTHS, len(turns), side="right"))]
+    return found
+
+
+def scores_of(model: Any, part: Scored) -> dict[str, Any]:
     """
-    Scores by subset: `{"samples", "left_out", "several_labels", "subsets": {"text": {...}, ..., "present": {...}}}`.
+    Scores by subset: `{"samples", "left_out", ..., "subsets": {"text": {...}, ..., "present": {...}}}`.
     Of one class a row also `risk_coverage` and, with the model's `min_score`, the `selective` coverage and accuracy.
 
     Raises:
-        ValueError: naming the row of an unknown label or of media that cannot be read; no row left to score.
+        ValueError: naming the row of media that cannot be read; no row left to score.
     """
-    targets = targets_of(collator, rows)
-    is_single = collator.problem_type == "single_label_classification"
-    logits, empty = predict_subsets(model, collator, rows, state, batch_size, calibrated=is_single)
-    groups = ["" if name is None else str(name) for name in rows[group]] if group in rows.column_names else None
+    config, targets = model.config, part.targets
+    problem = config.resolved_problem_type
+    is_single = problem == "single_label_classification"
+    logits, empty = part.predict(True)
     subsets = {}
     for name, by_row in logits.items():
         scored = [index for index in by_row if not is_single or targets[index] >= 0]
         if not scored:
             continue
-        metric = EmotionMetric(collator.problem_type, keep_in_memory=True)
+        metric = EmotionMetric(problem, keep_in_memory=True)
         metric.add_batch(
             predictions=[by_row[index] for index in scored],
             references=targets[scored],
-            groups=[groups[index] if groups else "" for index in scored],
+            groups=[part.groups[index] if part.groups else "" for index in scored],
         )
-        subsets[name] = rounded(metric.compute(labels=list(model.config.label2id)))
+        subsets[name] = rounded(metric.compute(labels=list(config.label2id)))
         if is_single:
             rows_of_subset = [by_row[index] for index in scored]
             subsets[name]["risk_coverage"] = rounded(risk_coverage(rows_of_subset, targets[scored]))
             if name != PRESENT:  # whose rows have different thresholds
-                least = model.config.min_score_of([modality in name.split("+") for modality in MASKS])
+                least = config.min_score_of([modality in name.split("+") for modality in MASKS])
                 subsets[name]["selective"] = rounded(selective_accuracy(rows_of_subset, targets[scored], least))
     if not subsets:
         raise ValueError("rows: got none that can be scored, expected some.")
-    several = int((targets < 0).sum()) if is_single else 0
-    return {"samples": len(rows), "left_out": len(empty), "several_labels": several, "subsets": subsets}
+    return {"samples": len(targets), "left_out": len(empty), **part.counts, "subsets": subsets}
 
 
-def calibrate(model: Any, collator: EmotionCollator, args: EvaluationArguments, state: PartialState) -> dict[str, Any]:
+def calibrate(
+    model: Any, parts_of: Callable[[str], dict[str, Scored]], args: EvaluationArguments, state: PartialState
+) -> dict[str, Any]:
     """
     Fit a temperature for each subset on the validation rows, corpora counting alike; store them by the weights. It is
     1 where it does not help speakers, dialogues or rows that it was not fitted to; a subset of too few rows gets none.
     With it goes the `min_score` from which on answers are right often enough; a subset where none is has none.
     """
-    if collator.problem_type != "single_label_classification":
-        raise ValueError(f"calibrate: fits one class a row, got a model for {collator.problem_type}.")
+    problem = model.config.resolved_problem_type
+    if problem != "single_label_classification":
+        raise ValueError(f"calibrate: fits one class a row, got a model for {problem}.")
     file = Path(args.model) / "config.json"
     if not file.is_file():
         raise ValueError(f"calibrate: got the model {args.model}, expected a folder with config.json to store it in.")
-    parts = list(load_parts(args, "validation").values())
-    names = iter(groups_of(parts))
     found: dict[str, tuple[list, list, list, list]] = {}
-    for rows in parts:
-        targets, groups = targets_of(collator, rows), list(islice(names, len(rows)))
-        by_subset, _ = predict_subsets(model, collator, rows, state, args.batch_size, calibrated=False)
+    for number, part in enumerate(parts_of("validation").values()):
+        targets, groups = part.targets, [f"{number}, {name}" for name in part.folds]
+        by_subset, _ = part.predict(False)
         for name, by_row in by_subset.items():
             scored = [index for index in by_row if targets[index] >= 0]
             logits, labels, members, weights = found.setdefault(name, ([], [], [], []))

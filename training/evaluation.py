@@ -1,11 +1,12 @@
 """What `evaluate_model.py` and `evaluate_pretraining.py` share: which model is scored, and on which rows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from triemo.training.arguments import SourceArguments
 from triemo.training.common import default_model
-from triemo.training.sources import load_splits
+from triemo.training.sources import Parts, load_splits
 
 __all__ = ["EvaluationDataArguments", "load_parts", "parts_of"]
 
@@ -19,14 +20,14 @@ class EvaluationDataArguments(SourceArguments):
     )
     split: str = field(default="test", metadata={"help": "Split to score, or all for every row of a table."})
     output: str | None = field(default=None, metadata={"help": "Folder for the figures as JSON and the pictures."})
-    batch_size: int = field(default=16, metadata={"help": "Rows a forward pass."})
+    batch_size: int = field(default=16, metadata={"help": "Rows, or dialogues, a forward pass."})
     max_length: int | None = field(default=None, metadata={"help": "Longest text in tokens."})
     use_cpu: bool = field(default=False, metadata={"help": "Leave a GPU alone."})
 
 
-def load_parts(args: EvaluationDataArguments, split: str) -> dict[str, Any]:
+def load_parts(args: EvaluationDataArguments, split: str, load: Callable[..., Parts] = load_splits) -> dict[str, Any]:
     """The rows of one split, by part: a table is one, each of several corpora another."""
-    return parts_of(args, load_splits(args, merge=split == "all"), split)
+    return parts_of(args, load(args, merge=split == "all"), split)
 
 
 def parts_of(args: EvaluationDataArguments, splits: dict[str, dict[str, Any]], split: str) -> dict[str, Any]:

@@ -53,10 +53,15 @@ def load_splits(args: SourceArguments, merge: bool = False) -> Parts:
     Raises:
         ValueError: what cannot be read, an empty split, a speaker in two splits, naming the row.
     """
+    return _load_splits(args, merge)
+
+
+def _load_splits(args: SourceArguments, merge: bool, **options: Any) -> Parts:
+    """`load_splits` with options of `load_table`."""
     if args.table is None and merge:
         raise ValueError("split: all is for a table; a corpus is scored on one of its splits.")
     if args.table is not None:
-        loaded = _load_table(args, args.table, **({"validation_share": 0.0} if merge else {}))
+        loaded = _load_table(args, args.table, **options, **({"validation_share": 0.0} if merge else {}))
         if merge:
             loaded = {"all": concatenate_datasets(list(loaded.values()))}
         splits: Parts = {name: {Path(args.table).stem: (data, 1.0)} for name, data in loaded.items()}
@@ -69,7 +74,7 @@ def load_splits(args: SourceArguments, merge: bool = False) -> Parts:
     return splits
 
 
-def load_dialogues(args: SourceArguments) -> Parts:
+def load_dialogues(args: SourceArguments, merge: bool = False) -> Parts:
     """
     `load_splits` of what has dialogues: an utterance may lack a label, and then is only context for others; speakers
     may be in several splits, dialogues not. Of corpora, `utterance` is the `turn` where it is a number.
@@ -77,11 +82,7 @@ def load_dialogues(args: SourceArguments) -> Parts:
     Raises:
         ValueError: as `load_splits`, and for a table or corpus without dialogues.
     """
-    if args.table is not None:
-        loaded = _load_table(args, args.table, optional_labels=True, disjoint=("dialogue",))
-        parts: Parts = {name: {Path(args.table).stem: (data, 1.0)} for name, data in loaded.items()}
-    else:
-        parts = load_splits(args)
+    parts = _load_splits(args, merge, optional_labels=True, disjoint=("dialogue",))
     for split in parts.values():
         for part, (data, weight) in split.items():
             if "dialogue" not in data.column_names:

@@ -68,6 +68,17 @@ def test_what_is_masked_counts_for_nothing(kind):
         torch.testing.assert_close(model(**left, speakers=SPEAKERS).logits, expected)
 
 
+def test_what_a_process_lacks_and_others_have_changes_nothing(monkeypatch):
+    """With several processes each runs all modalities, in their order, whichever its own dialogues have."""
+    model, inputs = tiny(), vectors()
+    voices = {name: inputs[name][:1] for name in ("input_features", "audio_attention_mask")}
+    voices["audio_attention_mask"] = torch.ones_like(voices["audio_attention_mask"])
+    with torch.inference_mode():
+        alone = model(**voices).logits
+        monkeypatch.setattr("triemo.modeling.sequence_triemo.is_distributed", lambda: True)
+        torch.testing.assert_close(model(**voices).logits, alone)
+
+
 def test_an_utterance_without_anything_is_named():
     inputs = vectors()
     for name in ("attention_mask", "audio_attention_mask", "video_attention_mask"):

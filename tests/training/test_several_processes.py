@@ -44,6 +44,7 @@ RUNS = {
     "pretrain_apart": ("pretrain", PRETRAIN | STREAM | {"table": "apart/table.csv", "contrastive_weight": 0}),
 }
 TABLES = ("data", "apart")
+SCORED = ("finetune_dialogues", "finetune_dialogues_tuned")  # runs whose models are evaluated
 SPEED = ("runtime", "per_second", "peak_memory", "clips_per_second")
 
 
@@ -53,6 +54,14 @@ def argv(place: Path, name: str, processes: int) -> list[str]:
     if "table" in changes:
         changes["table"] = place / str(changes["table"])
     return arguments(place, f"{name}_{processes}", **changes)
+
+
+def scored(place: Path, name: str, processes: int) -> list[str]:
+    """A whole dialogue a pass, so that both of two processes have some."""
+    given = {"model": place / f"{name}_1", "table": place / "spoken" / "turns.csv", "split": "train", "batch_size": 1}
+    given |= {"group": "dialogue_length", "output": place / f"{name}_scored_{processes}", "use_cpu": "true"}
+    given |= {"vectors": place / "vectors", "plot": "false"}
+    return [text for key, value in given.items() for text in (f"--{key}", str(value))]
 
 
 def apart(rows: int) -> dict[str, str]:
@@ -88,6 +97,7 @@ def results(place):
     """`{name: (results of one process, of two)}`, the two started once for all runs."""
     alone = {name: import_module(f"triemo.training.{RUNS[name][0]}").main(argv(place, name, 1)) for name in RUNS}
     runs = [(RUNS[name][0], argv(place, name, 2)) for name in RUNS]
+    runs += [("evaluate_model", scored(place, name, 2)) for name in SCORED]
     runs += [("predict", [str(place / "tiny"), str(place / name / "table.csv"), str(place / name)]) for name in TABLES]
     (place / "runs.json").write_text(json.dumps(runs))
     run_two_processes(Path(__file__).parent / "several_runs.py", place / "runs.json")
@@ -136,6 +146,16 @@ def test_two_processes_predict_the_logits_of_one(place, results, name):
         for subset, rows in alone.items():
             for row, logits in rows.items():
                 assert shared[subset][row] == pytest.approx(logits, abs=1e-5), (subset, row)
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_two_processes_score_dialogues_as_one(place, results, name):
+    """Of each subset, bit for bit; the vectors are made once, by one of the two."""
+    alone = import_module("triemo.training.evaluate_model").main(scored(place, name, 1))["parts"]
+    assert json.loads((place / f"{name}_scored_2" / "evaluation.json").read_text())["parts"] == alone
+    assert alone["turns"]["subsets"]["text"]["samples"] == 6
+    if name == "finetune_dialogues":
+        assert len(list((place / "vectors").iterdir())) == 1
 
 
 def test_every_part_of_the_pretraining_loss_is_that_of_one_process(results):

@@ -25,12 +25,18 @@ __all__ = [
     "augment_frames",
     "augment_waveform",
     "encode_label",
+    "only",
     "present_modalities",
 ]
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 # Precomputed vectors: the column of a table, the tensor it becomes.
 VECTORS = {"text": "text_features", "audio": "input_features", "vision": "vision_features"}
+_INPUTS = {
+    "text": ("input_ids", "token_type_ids"),
+    "audio": ("input_values", "audio_times"),
+    "vision": ("pixel_values", "video_times"),
+}
 
 
 class NoModalityError(ValueError):
@@ -181,6 +187,12 @@ class EmotionCollator:
             return encode_label(row.get("label"), self.label2id, self.problem_type, self.soft_labels)
         except ValueError as error:
             raise ValueError(f"{row.get('row') or 'row'}: {error}") from error
+
+
+def only(sample: dict[str, torch.Tensor], subset: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The tensors of some modalities of a row, or of a dialogue's utterances."""
+    names = {name for modality in subset for name in (MASKS[modality], VECTORS[modality], *_INPUTS[modality])}
+    return {name: tensor for name, tensor in sample.items() if name in names}
 
 
 def encode_label(

@@ -19,7 +19,13 @@ from triemo.modeling.contexts_triemo import UNKNOWN_SPEAKER
 from triemo.modeling.losses_triemo import IGNORE_INDEX
 from triemo.processing.samples_triemo import MASKS
 from triemo.processing.utterances_triemo import VECTORS
-from triemo.training.data.collation import EmotionCollator, NoModalityError, encode_label
+from triemo.training.data.collation import (
+    EmotionCollator,
+    NoModalityError,
+    encode_label,
+    only,
+    present_modalities,
+)
 
 __all__ = [
     "DialogueClips",
@@ -244,6 +250,16 @@ class DialogueRows(torch.utils.data.Dataset):
         ]
         return {"labels": part.labels[rows], "speakers": torch.tensor(speakers)}
 
+    def present(self, item: Mapping[str, Any]) -> list[tuple[str, ...]]:
+        """(N,) the modalities that each utterance of a dialogue has."""
+        masks = {name: item[mask].tolist() for name, mask in MASKS.items() if mask in item}
+        return [tuple(name for name in masks if masks[name][turn]) for turn in range(len(item["labels"]))]
+
+    def only(self, item: Mapping[str, Any], turns: Sequence[int], subset: Sequence[str]) -> dict[str, Any]:
+        """A dialogue of some of its utterances, with some of their modalities."""
+        told = {name: item[name] for name in ("labels", "speakers")}
+        return {name: value[list(turns)] for name, value in {**only(item, subset), **told}.items()}
+
     def collate(self, items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Dialogues as a batch of the model, padded."""
         return collate_dialogues(items)
@@ -283,6 +299,12 @@ class DialogueClips(DialogueRows):
         draw, number = divmod(ticket, len(self))
         first = draw * int(self.starts[-1]) + int(self.starts[number])
         return {"clips": [self.collator.encode({**part.data[row], "ticket": first + n}) for n, row in enumerate(rows)]}
+
+    def present(self, item: Mapping[str, Any]) -> list[tuple[str, ...]]:
+        return [present_modalities(clip) for clip in item["clips"]]
+
+    def only(self, item: Mapping[str, Any], turns: Sequence[int], subset: Sequence[str]) -> dict[str, Any]:
+        return {**super().only(item, turns, subset), "clips": [only(item["clips"][turn], subset) for turn in turns]}
 
     def collate(self, items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """

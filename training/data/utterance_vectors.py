@@ -38,19 +38,19 @@ def encoded_modalities(data: Dataset, has: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def utterance_vectors(
-    data: Dataset, encoder: UtteranceEncoder | None, widths: Mapping[str, int], cache: Path, name: str
+    data: Dataset, encoder: UtteranceEncoder | None, widths: Mapping[str, int], cache: Path | None, name: str
 ) -> dict[str, torch.Tensor]:
     """
     Vectors (U, D_m) and masks (U,) of all utterances of a table, as `UtteranceEncoder` gives them.
 
     What the encoder makes is kept in `cache` by a hash of the table's words and media, of the weights of the towers
-    and of the layers: the same content is read once, whatever run and split asks for it.
+    and of the layers: the same content is read once, whatever run and split asks for it. Without one nothing is kept.
 
     Args:
         data: rows of an emotion table; several vectors of a row count as their mean.
         encoder: of the modalities that the table brings no vectors of; None where there are none.
         widths: of the vectors that it brings; a row of another width is an error.
-        cache: folder.
+        cache: folder, or None.
         name: of the table, for messages.
 
     Raises:
@@ -63,20 +63,26 @@ def utterance_vectors(
         return result
     columns = [column for m in encoder.layers for column in _RAW[m] if column in data.column_names]
     rows = data.select_columns(list(dict.fromkeys(columns)))
+    if cache is None:
+        return _encoded(data, rows, encoder) | result
     file = cache / f"{_content_hash(rows, encoder)}.safetensors"
     if not file.is_file():
         logger.info(f"{name}: {len(data)} utterances go through the towers of {', '.join(encoder.layers)} once.")
-        places = data["row"][:] if "row" in data.column_names else [f"row {row}" for row in range(len(data))]
-        try:
-            vectors = encoder([dict(row) for row in rows])
-        except ValueError as error:
-            number, _, reason = str(error).removeprefix("utterance ").partition(": ")
-            raise ValueError(f"{places[int(number)]}: {reason}" if number.isdigit() else str(error)) from error
+        vectors = _encoded(data, rows, encoder)
         cache.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")
         save_file(vectors, part)
         part.replace(file)
     return load_file(file) | result
+
+
+def _encoded(data: Dataset, rows: Dataset, encoder: UtteranceEncoder) -> dict[str, torch.Tensor]:
+    places = data["row"][:] if "row" in data.column_names else [f"row {row}" for row in range(len(data))]
+    try:
+        return encoder([dict(row) for row in rows])
+    except ValueError as error:
+        number, _, reason = str(error).removeprefix("utterance ").partition(": ")
+        raise ValueError(f"{places[int(number)]}: {reason}" if number.isdigit() else str(error)) from error
 
 
 def _given_vectors(data: Dataset, modality: str, width: int) -> dict[str, torch.Tensor]:
