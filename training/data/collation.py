@@ -18,6 +18,7 @@ from triemo.training.common import joined_seed
 from triemo.training.data.augmentation import augment_log_mel, warp_log_mel
 
 __all__ = [
+    "INPUTS",
     "MASKS",
     "PROBLEM_TYPES",
     "EmotionCollator",
@@ -32,7 +33,7 @@ __all__ = [
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 # Precomputed vectors: the column of a table, the tensor it becomes.
 VECTORS = {"text": "text_features", "audio": "input_features", "vision": "vision_features"}
-_INPUTS = {
+INPUTS = {
     "text": ("input_ids", "token_type_ids"),
     "audio": ("input_values", "audio_times"),
     "vision": ("pixel_values", "video_times"),
@@ -191,7 +192,7 @@ class EmotionCollator:
 
 def only(sample: dict[str, torch.Tensor], subset: Sequence[str]) -> dict[str, torch.Tensor]:
     """The tensors of some modalities of a row, or of a dialogue's utterances."""
-    names = {name for modality in subset for name in (MASKS[modality], VECTORS[modality], *_INPUTS[modality])}
+    names = {name for modality in subset for name in (MASKS[modality], VECTORS[modality], *INPUTS[modality])}
     return {name: tensor for name, tensor in sample.items() if name in names}
 
 

@@ -23,12 +23,11 @@ from sklearn.preprocessing import StandardScaler
 
 from triemo.modeling import TriemoForPreTraining
 from triemo.modeling.losses_triemo import IGNORE_INDEX
-from triemo.training.data.collation import MASKS, VECTORS, NoModalityError, present_modalities
+from triemo.training.data.collation import INPUTS, MASKS, VECTORS, NoModalityError, only, present_modalities
 from triemo.training.data.composites import SUBSETS
 from triemo.training.data.masking import PretrainCollator
 from triemo.training.metrics.retrieval import Embedded
 from triemo.training.metrics.scores import classification_scores
-from triemo.training.metrics.subsets import INPUTS, only
 
 __all__ = [
     "SENTENCES",

@@ -15,8 +15,8 @@ from accelerate.utils import gather_object
 from sklearn.metrics import average_precision_score
 
 from triemo.modeling import MODALITIES
-from triemo.training.data.collation import EmotionCollator, present_modalities
-from triemo.training.metrics.subsets import encoded_batches, only
+from triemo.training.data.collation import EmotionCollator, only, present_modalities
+from triemo.training.metrics.subsets import encoded_batches
 
 __all__ = [
     "Embedded",
