@@ -325,13 +325,18 @@ class FrameSampler:
 
     def push(self, seconds: float, frame: Any) -> list[tuple[float, Any]]:
         """What is known to be shown now that the next frame is there."""
+        shown = self.skip(seconds)
+        self._held, self._latest = (seconds, frame), seconds
+        return shown
+
+    def skip(self, seconds: float) -> list[tuple[float, Any]]:
+        """What is known to be shown now that no other frame comes before `seconds`."""
         shown = []
         while self._target + TIME_TOLERANCE_SECONDS < seconds:
             if self._held is not None:
                 shown.append((max(self._start, self._held[0]), self._held[1]))
                 self._held = None
             self._target = next(self._targets)
-        self._held, self._latest = (seconds, frame), seconds
         return shown
 
     def finish(self, step: float) -> list[tuple[float, Any]]:

@@ -21,6 +21,7 @@ from triemo.serving.timeline.marks import clock
 __all__ = [
     "DISCLAIMER",
     "NAMES",
+    "UNCERTAIN",
     "disagreement",
     "fallback_note",
     "listed",
@@ -36,11 +37,14 @@ __all__ = [
     "print_subsets",
     "print_summary",
     "read_from",
+    "strongest_time",
+    "strongest_words",
     "told_of",
 ]
 
 NAMES = {"text": "words", "audio": "voice", "vision": "face"}
 DISCLAIMER = "Triemo reads expression, not inner feeling."
+UNCERTAIN = "Uncertain: the best score is below the least that is asked for."
 _BAR_WIDTH = 30  # characters
 _STRONGEST = 5  # words that are named with their numbers
 
@@ -70,7 +74,7 @@ def print_reading(console: Console, reading: Reading, top_k: int | None, is_shar
         table.add_row(escape(entry["label"]), *cells, style="bold" if rank == 0 else None)
     console.print(table)
     if reading.uncertain:
-        _line(console, "Uncertain: the best score is below the least that is asked for.", style="yellow")
+        _line(console, UNCERTAIN, style="yellow")
 
 
 def print_summary(console: Console, readings: Sequence[Reading], top_k: int | None, is_share: bool = True) -> None:
@@ -200,10 +204,17 @@ def _print_words(console: Console, words: Sequence[Mapping[str, Any]]) -> None:
         text.append(entry["word"], style)
         text.append(" ")
     console.print(text)
-    strongest = sorted(words, key=lambda entry: -abs(entry["effect"]))[:_STRONGEST]
-    named = [f"{entry['word']} {100 * entry['effect']:+.1f}" for entry in strongest if abs(entry["effect"]) > 5e-4]
+    named = strongest_words(words)
     if named:
-        _line(console, f"       {', '.join(named)}")
+        _line(console, f"       {named}")
+
+
+def strongest_words(words: Sequence[Mapping[str, Any]]) -> str:
+    """The few words that moved a score most, such as "happy +12.3, not -4.0", in percentage points; empty if none."""
+    strongest = sorted(words, key=lambda entry: -abs(entry["effect"]))[:_STRONGEST]
+    return ", ".join(
+        f"{entry['word']} {100 * entry['effect']:+.1f}" for entry in strongest if abs(entry["effect"]) > 5e-4
+    )
 
 
 def _print_times(console: Console, name: str, parts: Sequence[Mapping[str, Any]]) -> None:
@@ -214,12 +225,17 @@ def _print_times(console: Console, name: str, parts: Sequence[Mapping[str, Any]]
     for part in parts:
         height = round((len(steps) - 1) * max(part["effect"], 0.0) / most)
         text.append(steps[height], "red" if part["effect"] < -0.1 * most else "green")
+    text.append(f"  {strongest_time(parts)}")
+    console.print(text, soft_wrap=True)
+
+
+def strongest_time(parts: Sequence[Mapping[str, Any]]) -> str:
+    """When moments or frames were, and which of them raised a score most, in percentage points."""
     begin, end = _span(parts[0])[0], _span(parts[-1])[1]
     best = max(parts, key=lambda part: part["effect"])
     at, until = _span(best)
     when = f"at {at:.1f} s" if at == until else f"from {at:.1f} to {until:.1f} s"
-    text.append(f"  {begin:.1f} to {end:.1f} s, most {when} ({100 * best['effect']:+.1f})")
-    console.print(text, soft_wrap=True)
+    return f"{begin:.1f} to {end:.1f} s, most {when} ({100 * best['effect']:+.1f})"
 
 
 def _span(part: Mapping[str, Any]) -> tuple[float, float]:

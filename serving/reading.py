@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from triemo.serving.onnx.processing.contributions_triemo import uninformed_score
 from triemo.serving.onnx.processing.explanations_triemo import Subset, contributions, subset_scores, subsets_of
-from triemo.serving.onnx.processing.samples_triemo import MASKS, is_uncertain, present_modalities
+from triemo.serving.onnx.processing.samples_triemo import MASKS, TOLD, is_uncertain, present_modalities
 from triemo.serving.samples import Sample
 from triemo.training.common import DIALOGUE_MODEL, HUB_MODEL, default_model
 
@@ -260,6 +260,8 @@ class SubsetReading:
         empty: its score without any input.
         parts: each modality's part of the way from there to the score of all together.
         tensors: what the model got, a batch of one.
+        uncertain: whether the score of all together is below the least score.
+        explanation: as of a `Reading`.
     """
 
     sample: Sample
@@ -269,6 +271,8 @@ class SubsetReading:
     empty: float
     parts: dict[str, float]
     tensors: Mapping[str, Any]
+    uncertain: bool = False
+    explanation: Any = None
 
     @property
     def ranked(self) -> list[dict[str, Any]]:
@@ -335,32 +339,43 @@ def read_sample(
     return Reading(sample, evidence, answer["scores"], answer["uncertain"], answer.get("explanation"))
 
 
-def read_subsets(reader: Any, sample: Sample, **options: Any) -> SubsetReading:
+def read_subsets(reader: Any, sample: Sample, explain: bool = False, **options: Any) -> SubsetReading:
     """
     Scores of every subset of the modalities and each one's contribution; of a long recording the means of its windows,
-    and the tensors of the one that holds most. Arguments as in `prepare`.
+    and the tensors of the one that holds most. Arguments as in `read_sample`.
 
     Raises:
-        ValueError: unreadable media, nothing to read from, or a regression model.
+        ValueError: unreadable media, nothing to read from, a regression model, or an explanation asked of a graph.
     """
-    empty = uninformed_score(reader.model.config)
+    config = reader.model.config
+    empty = uninformed_score(config)
+    explanation = None
     if not hasattr(reader, "windows_of"):  # an exported graph, which reads in one piece
+        if explain:
+            raise ValueError("explain: needs a checkpoint, got an exported graph.")
         tensors, evidence = prepare(reader, sample, **options)
         scores = subset_scores(reader, tensors)
     else:
-        windows, notes = reader.windows_of(sample.inputs, **options)
-        parts = [{name: one[name] for name in one if name not in ("window", "is_last")} for one in windows]
+        windows, notes = reader.windows_of(sample.inputs, explain=explain, **options)
+        parts = [{name: one[name] for name in one if name not in ("window", "is_last", *TOLD)} for one in windows]
         # A click or two may be all that is heard in a window: it has a say all the same, but hardly any.
         scores = _mean_subset_scores(reader, parts, [one["window"].held or 0.01 for one in windows])
         most = max(range(len(windows)), key=lambda index: windows[index]["window"].held)
         tensors = parts[most]
+        if explain:
+            read = list(reader.read_together(windows, {"explain": True}))
+            explanation = reader.postprocess(read, return_notes=True)["explanation"]
         faces = [one["window"].faces for one in windows if one["window"].faces is not None]
         counted = (sum(seen for seen, _ in faces), sum(looked_at for _, looked_at in faces)) if faces else None
         modalities = max(scores, key=len)
         evidence = _evidence(sample, modalities, counted, notes, options.get("use_sound_track", True))
     together = scores[evidence.modalities]
     label = max(together, key=together.__getitem__)
-    return SubsetReading(sample, evidence, scores, label, empty, contributions(scores, label, empty), tensors)
+    uncertain = is_uncertain(
+        [{"label": label, "score": together[label]}], config, [name in evidence.modalities for name in MASKS]
+    )
+    parts_of_label = contributions(scores, label, empty)
+    return SubsetReading(sample, evidence, scores, label, empty, parts_of_label, tensors, uncertain, explanation)
 
 
 def _mean_subset_scores(
@@ -405,7 +420,7 @@ def reading_document(reading: Reading, top_k: int | None = None) -> dict[str, An
 def subsets_document(read: SubsetReading) -> dict[str, Any]:
     """The JSON of a reading from every subset: also each one's scores, and each modality's contribution."""
     return {
-        **reading_document(Reading(read.sample, read.evidence, read.ranked)),
+        **reading_document(Reading(read.sample, read.evidence, read.ranked, read.uncertain, read.explanation)),
         "subsets": [{"modalities": list(subset), "scores": by_label} for subset, by_label in read.scores.items()],
         "contributions": {"label": read.label, "without_input": read.empty, **read.parts},
     }

@@ -8,16 +8,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from triemo.processing.media_sources_triemo import media_limits
-from triemo.processing.recordings_triemo import recording_seconds
-from triemo.processing.windows_triemo import joined_notes
 from triemo.serving import printing
 from triemo.serving.reading import load_reader
 from triemo.serving.samples import UsageError
 from triemo.serving.timeline.files import FORMATS, stretches
 from triemo.serving.timeline.marks import clock
 from triemo.serving.timeline.pictures import timeline_page, timeline_png
-from triemo.serving.timeline.recordings import Moment, read_timeline, timed_text
-from triemo.serving.timeline.transcripts import read_transcript
+from triemo.serving.timeline.recordings import Moment, notes_of_timeline, read_timeline, seconds_of, spoken
 from triemo.training.common import write_whole
 
 __all__ = ["timeline"]
@@ -60,22 +57,17 @@ def timeline(
     errors = Console(stderr=True)
     notes: list[str] = []
     with media_limits(seconds=LONGEST_SECONDS):
-        seconds = recording_seconds(file)
-        if seconds is None:
-            raise ValueError(f"{file} is a still; a timeline needs a sound or a video.")
+        seconds = seconds_of(file, file)
         input_: dict[str, Any] = _input_of(file)
         if transcript is not None:
-            input_["text"] = timed_text(read_transcript(transcript, seconds=seconds, notes=notes), notes)
+            input_["text"] = spoken(transcript, seconds, notes)
         elif transcribe is not None:
             with errors.status(f"Transcribing with {transcribe}"):
                 input_["text"] = transcribed(file, transcribe, device)
         with errors.status("Loading the model"):
             reader = load_reader(model, device)
         moments = _with_progress(errors, read_timeline(reader, input_, people=_people(people), **options), seconds)
-    if not any(moment.scores for moment in moments):
-        reasons = "; ".join(joined_notes([moment.notes for moment in moments]))
-        raise ValueError(f"{file}: nothing could be read from it ({reasons}).")
-    notes += joined_notes([moment.notes for moment in moments])
+    notes += notes_of_timeline(moments, file)
     written = _write(moments, file, output or Path(), wanted, notes)
     _print(moments, notes, written)
 

@@ -97,6 +97,11 @@ class HtmlPage:
         if figures:
             self._parts.append(f'<div class="gallery">{figures}</div>')
 
+    @property
+    def body(self) -> str:
+        """What stands below the title, to be put into a page of another style."""
+        return "\n".join(self._parts)
+
     def render(self) -> str:
         """The whole page."""
         title = escape(self.title)
@@ -104,9 +109,8 @@ class HtmlPage:
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-            f"<title>{title}</title><style>{_STYLE}</style></head>\n<body><h1>{title}</h1>\n"
-            + "\n".join(self._parts)
-            + "\n</body></html>\n"
+            f"<title>{title}</title><style>{_STYLE}</style></head>\n<body><h1>{title}</h1>\n{self.body}\n"
+            "</body></html>\n"
         )
 
     def write(self, path: str | Path) -> Path:

@@ -30,7 +30,7 @@ class StreamingSession:
     Args:
         reader: the `multimodal-emotion-recognition` pipeline.
         tracks: which of "sound" and "picture" will be pushed.
-        sampling_rate: of the sound, in Hz; by default the rate that the model hears.
+        sampling_rate: of the sound, in Hz, until a push says otherwise; by default the rate that the model hears.
         chunk_length_s, stride_length_s, people: as in the pipeline.
         options: of the image processor, such as `num_frames`.
 
@@ -62,18 +62,26 @@ class StreamingSession:
         self._cutter = reader.processor.window_cutter(plan, tracks, people=people, **options)
         self.frame_rate = reader.processor.window_frame_rate(plan, **options)
         self._sampler = FrameSampler(self.frame_rate)
+        self._rate = self._cutter.sampling_rate
         self._resampler: Any = None
-        self._rate = self._cutter.sampling_rate if sampling_rate is None else check_sampling_rate(sampling_rate)
-        if self._rate != self._cutter.sampling_rate:
-            self._resampler = import_av().AudioResampler(format="flt", layout="mono", rate=self._cutter.sampling_rate)
+        self._tune(self._rate if sampling_rate is None else sampling_rate)
+        self._tracks = tuple(tracks)
         self._samples = 0
+        self._heard = 0.0  # seconds of sound, before the resampler
         self._latest, self._step = -1.0, 1 / SOURCE_FRAME_RATE
+
+    @property
+    def heard(self) -> float:
+        """Seconds of sound that were pushed, silence by `until` among them."""
+        return self._heard
 
     def push(
         self,
         sound: np.ndarray | None = None,
         frames: Iterable[tuple[float, np.ndarray]] = (),
         words: Any = None,
+        sampling_rate: int | None = None,
+        until: float | None = None,
     ) -> list[Moment]:
         """
         Takes in what came.
@@ -82,6 +90,9 @@ class StreamingSession:
             sound: (samples,) floats within -1..1 that follow on those before.
             frames: seconds from the beginning and picture (height, width, 3) uint8 RGB of each, in order of time.
             words: `[{"text", "timestamp": (start, end)}, ...]`, before the window in which they were said is complete.
+            sampling_rate: of this sound and what follows, in Hz; by default as before.
+            until: seconds from the beginning before which nothing else will come. Sound that is missing there is
+                silence, so that a track that stands still does not hold up the other one.
 
         Returns:
             The windows that are complete now.
@@ -92,8 +103,11 @@ class StreamingSession:
         windows: list[Window] = []
         if words:
             self._cutter.add_words(timed_words(words))
+        if sampling_rate is not None and sampling_rate != self._rate:
+            windows += self._hear(self._last_resampled())
+            self._tune(sampling_rate)
         if sound is not None:
-            windows += self._hear(self._resampled(_checked_sound(sound)))
+            windows += self._listen(_checked_sound(sound))
         for seconds, frame in frames:
             if not seconds > self._latest:
                 raise ValueError(f"frames must be in order of time, got {seconds} s after {self._latest} s.")
@@ -101,13 +115,19 @@ class StreamingSession:
                 self._step = float(seconds) - self._latest
             self._latest = float(seconds)
             windows += self._see(self._sampler.push(self._latest, _checked_frame(frame)))
+        if until is not None:
+            missing = round((until - self._heard) * self._rate)
+            if "sound" in self._tracks and missing > 0:
+                windows += self._listen(np.zeros(missing, dtype=np.float32))
+            if "picture" in self._tracks and until > self._latest:
+                self._latest = float(until)
+                windows += self._see([*self._sampler.skip(self._latest), (self._latest, None)])
         return self._read(windows)
 
     def close(self) -> list[Moment]:
         """The windows that are left where the recording ends."""
         windows: list[Window] = []
-        if self._resampler is not None and self._samples:
-            windows += self._hear(_floats(self._resampler.resample(None)))
+        windows += self._hear(self._last_resampled())
         windows += self._see(self._sampler.finish(self._step))
         return self._read([*windows, *self._cutter.finish()])
 
@@ -117,7 +137,13 @@ class StreamingSession:
             yield from self._read(self._cutter.push(piece))
         yield from self._read(self._cutter.finish())
 
+    def _listen(self, sound: np.ndarray) -> list[Window]:
+        self._heard += len(sound) / self._rate
+        return self._hear(self._resampled(sound))
+
     def _hear(self, sound: np.ndarray) -> list[Window]:
+        if not len(sound):
+            return []
         self._samples += len(sound)
         return self._cutter.push(Piece("sound", self._samples / self._cutter.sampling_rate, sound=sound))
 
@@ -126,12 +152,22 @@ class StreamingSession:
             window for seconds, frame in shown for window in self._cutter.push(Piece("picture", seconds, None, frame))
         ]
 
+    def _tune(self, sampling_rate: Any) -> None:
+        """Sound has this rate from now on."""
+        self._rate, self._resampler = check_sampling_rate(sampling_rate), None
+        if self._rate != self._cutter.sampling_rate:
+            self._resampler = import_av().AudioResampler(format="flt", layout="mono", rate=self._cutter.sampling_rate)
+
     def _resampled(self, sound: np.ndarray) -> np.ndarray:
-        if self._resampler is None:
+        if self._resampler is None or not len(sound):
             return sound
         frame = import_av().AudioFrame.from_ndarray(np.ascontiguousarray(sound)[None], format="flt", layout="mono")
         frame.sample_rate = self._rate
         return _floats(self._resampler.resample(frame))
+
+    def _last_resampled(self) -> np.ndarray:
+        """What the resampler still holds."""
+        return _floats(self._resampler.resample(None) if self._resampler is not None and self._samples else [])
 
     def _read(self, windows: Sequence[Window]) -> list[Moment]:
         items = []

@@ -19,9 +19,9 @@ _MOST_ROWS = 300  # of the page's table
 _QUIETEST = -60.0  # dB, the lower end of the loudness
 
 
-def timeline_png(moments: Sequence[Moment], title: str) -> bytes:
+def timeline_png(moments: Sequence[Moment], title: str, width: float = 11.0) -> bytes:
     """
-    The scores over time, a panel for each person, and the loudness below them.
+    The scores over time, a panel for each person, and the loudness below them; `width` in hundreds of pixels.
 
     Raises:
         ValueError: nothing was read, or matplotlib is missing.
@@ -41,11 +41,12 @@ def timeline_png(moments: Sequence[Moment], title: str) -> bytes:
     shown = sorted(people, key=lambda person: -sum(one.end - one.start for one in people[person]))[:_MOST_PEOPLE]
     heard = [moment for moment in moments if moment.loudness is not None]
     heights = [3.0] * len(shown) + ([1.0] if heard else [])
-    figure = Figure(figsize=(11, 1.2 + 0.75 * sum(heights)), layout="constrained")
+    figure = Figure(figsize=(width, 1.2 + 0.75 * sum(heights)), layout="constrained")
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axis, person in zip(axes, shown, strict=False):
         _draw_scores(axis, people[person], labels)
-        axis.set_ylabel("everyone" if person is None else f"person {person}")
+        if person is not None or len(shown) > 1:
+            axis.set_ylabel("nobody seen" if person is None else f"person {person}")
     if heard:
         edges, levels = _steps(heard, [[moment.loudness] for moment in heard])
         axes[-1].fill_between(edges, np.clip(levels[:, 0], _QUIETEST, 0), _QUIETEST, color="0.6", linewidth=0)
@@ -92,16 +93,11 @@ def timeline_page(moments: Sequence[Moment], title: str, notes: Sequence[str] = 
     """
     curve = timeline_png(moments, title)
     page = HtmlPage(title)
-    labels = labels_of(moments)
     read = [moment for moment in moments if moment.scores]
-    seconds = {label: sum(one.end - one.start for one in read if one.label == label) for label in labels}
-    total = sum(seconds.values())
-    shares = [f"{label} {percent(seconds[label] / total)}" for label in sorted(labels, key=lambda x: -seconds[x])]
     page.paragraph(
         f"{clock(max(moment.end for moment in moments) - moments[0].start)} in "
-        f"{'one window' if len(moments) == 1 else f'{len(moments)} windows'}, read from "
-        f"{listed(list(dict.fromkeys(name for one in read for name in one.modalities)))}. Most of the time: "
-        f"{', '.join(share for share in shares if not share.endswith(' 0.0 %'))}."
+        f"{'one window' if len(moments) == 1 else f'{len(moments)} windows'}, read from {_modalities(read)}. "
+        f"Most of the time: {_most_of_the_time(read)}."
     )
     page.figure(curve, "Scores of each emotion over time")
     standing_out = moments_that_stand_out(moments)
@@ -111,6 +107,10 @@ def timeline_page(moments: Sequence[Moment], title: str, notes: Sequence[str] = 
         seen = [one for one in standing_out if one.picture is not None]
         page.gallery((Image.fromarray(one.picture), _caption(one)) for one in seen if one.picture is not None)
         page.items(_caption(one) + (f": {one.text}" if one.text else "") for one in standing_out)
+    people = _people(read)
+    if people:
+        page.heading("People")
+        page.table(["person", "from", "to", "read for", "most of the time", "read from"], people)
     page.heading("Every window")
     page.table(
         ["from", "to", "person", "emotion", "score", "read from", "dB", "words"],
@@ -135,6 +135,41 @@ def timeline_page(moments: Sequence[Moment], title: str, notes: Sequence[str] = 
         page.items(notes)
     page.paragraph(DISCLAIMER, note=True)
     return page
+
+
+def _most_of_the_time(read: Sequence[Moment]) -> str:
+    """Each label's share of the seconds, the largest first."""
+    seconds: dict[str, float] = {}
+    for one in read:
+        if one.label is not None:
+            seconds[one.label] = seconds.get(one.label, 0.0) + one.end - one.start
+    shares = {label: percent(spent / sum(seconds.values())) for label, spent in seconds.items()}
+    ranked = sorted(shares, key=lambda label: -seconds[label])
+    return ", ".join(f"{label} {shares[label]}" for label in ranked if shares[label] != percent(0.0))
+
+
+def _modalities(read: Sequence[Moment]) -> str:
+    return listed(list(dict.fromkeys(name for one in read for name in one.modalities)))
+
+
+def _people(read: Sequence[Moment]) -> list[list[Any]]:
+    """A row for each person who was read, who was read longest first; none where nobody was seen."""
+    by_person: dict[int, list[Moment]] = {}
+    for one in read:
+        if one.person is not None:
+            by_person.setdefault(one.person, []).append(one)
+    lasted = {person: sum(one.end - one.start for one in own) for person, own in by_person.items()}
+    return [
+        [
+            person,
+            clock(by_person[person][0].start),
+            clock(by_person[person][-1].end),
+            clock(lasted[person]),
+            _most_of_the_time(by_person[person]),
+            _modalities(by_person[person]),
+        ]
+        for person in sorted(by_person, key=lambda person: -lasted[person])
+    ]
 
 
 def _caption(moment: Moment) -> str:

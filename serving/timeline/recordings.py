@@ -2,13 +2,24 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from triemo.serving.timeline.transcripts import Utterance
+from triemo.processing.recordings_triemo import recording_seconds
+from triemo.processing.windows_triemo import joined_notes
+from triemo.serving.timeline.transcripts import read_transcript
 
-__all__ = ["Moment", "labels_of", "moments_that_stand_out", "read_timeline", "timed_text"]
+__all__ = [
+    "Moment",
+    "labels_of",
+    "moments_that_stand_out",
+    "notes_of_timeline",
+    "read_timeline",
+    "seconds_of",
+    "spoken",
+]
 
 LEAST_CHANGE = 0.25  # of the scores (total variation), below which a window does not stand out
 MOST_MOMENTS = 8
@@ -101,13 +112,46 @@ def read_timeline(reader: Any, input_: Any, **parameters: Any) -> Iterator[Momen
         yield moment_of(reader, output)
 
 
-def timed_text(utterances: Sequence[Utterance], notes: list[str]) -> list[dict[str, Any]]:
-    """Utterances as the pipeline takes words with times; those without are left out, with a note."""
-    timed = [one for one in utterances if one.text and one.start is not None]
-    left_out = sum(1 for one in utterances if one.text and one.start is None)
-    if left_out:
-        notes.append(f"transcript: {left_out} turns have no time and are left out")
+def seconds_of(source: Any, name: str) -> float:
+    """
+    How long a recording lasts.
+
+    Raises:
+        ValueError: it is a still, or cannot be read.
+    """
+    seconds = recording_seconds(source)
+    if seconds is None:
+        raise ValueError(f"{name} is a still; a timeline needs a sound or a video.")
+    return seconds
+
+
+def spoken(transcript: str | Path, seconds: float, notes: list[str]) -> list[dict[str, Any]]:
+    """
+    What a transcript of a recording of so many seconds says, as the pipeline takes words with times. Turns without
+    times are left out, with a note.
+
+    Raises:
+        ValueError: as `read_transcript`'s.
+    """
+    utterances = read_transcript(transcript, seconds=seconds, notes=notes)
+    said = [one for one in utterances if one.text]
+    timed = [one for one in said if one.start is not None]
+    if len(timed) < len(said):
+        notes.append(f"transcript: {len(said) - len(timed)} turns have no time and are left out")
     return [{"text": one.text, "timestamp": (one.start, one.end)} for one in timed]
+
+
+def notes_of_timeline(moments: Sequence[Moment], name: str) -> list[str]:
+    """
+    What was noticed in all windows together.
+
+    Raises:
+        ValueError: nothing could be read in any.
+    """
+    notes = joined_notes([moment.notes for moment in moments])
+    if not any(moment.scores for moment in moments):
+        raise ValueError(f"{name}: nothing could be read from it ({'; '.join(notes)}).")
+    return notes
 
 
 def labels_of(moments: Sequence[Moment]) -> list[str]:

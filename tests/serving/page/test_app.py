@@ -25,8 +25,8 @@ pytest.importorskip("gradio", reason="the page needs gradio: pip install 'triemo
 from gradio_client import Client, handle_file
 
 from triemo.processing.explanations_triemo import subset_scores
-from triemo.serving.page import app
-from triemo.serving.page.app import data_uri, face_pictures, problem_html, reading_html
+from triemo.serving.page import app, visitors
+from triemo.serving.page.clip import data_uri, explanation_html, face_pictures, problem_html, reading_html
 from triemo.serving.reading import read_subsets
 from triemo.serving.samples import Sample
 from triemo.training.publish.space import assemble_space
@@ -85,6 +85,35 @@ def test_every_number_is_the_model_s(reader, reading):
     assert "Read from words, voice, face (4 of 4 frames)." in html
 
 
+def test_an_explanation_shows_what_moved_the_answer(client, reader, assets):
+    """Each word, moment and frame with its number, and that the answer is uncertain where the checkpoint says so."""
+    clip = {"video": str(assets / "demo.mp4"), "text": SENTENCE}
+    told = reader(clip, explain=True)["explanation"]
+    html = client.predict(handle_file(assets / "demo.mp4"), None, SENTENCE, True, api_name="/read")
+    shown = re.findall(r'class="(triemo-\w+)" style="[^"]*" title="([-+][\d.]+)">([^<]+)</span>', html)
+    assert [(number, word) for _, number, word in shown] == [
+        (f"{100 * one['effect']:+.1f}", one["word"]) for one in told["words"]
+    ]
+    raised = {word for kind, _, word in shown if kind == "triemo-raised"}
+    assert raised == {one["word"] for one in told["words"] if one["effect"] >= 0}
+    for kind, label in (("moments", "Voice"), ("frames", "Face")):
+        (strip,) = re.findall(rf'aria-label="{label}: ([^"]*)">(.*?)</div>', html)
+        assert re.findall(r'title="([-+][\d.]+)"', strip[1]) == [f"{100 * one['effect']:+.1f}" for one in told[kind]]
+        assert f"most {'at' if kind == 'frames' else 'from'} " in strip[0]
+    several = explanation_html([{**told, "timestamp": (0.0, 4.0)}, {**told, "timestamp": (4.0, 8.0)}])
+    assert "From 4.0 to 8.0 s" in several and several.count("triemo-strip") == 4
+    assert "Uncertain" not in html and "What moved it" in html
+    assert "What moved it" not in client.predict(None, None, SENTENCE, False, api_name="/read")
+
+
+def test_an_uncertain_reading_says_so(client, reader, monkeypatch):
+    monkeypatch.setattr(reader.model.config, "min_score", 0.999)
+    assert "Uncertain: the best score is below" in client.predict(None, None, SENTENCE, False, api_name="/read")
+    assert client.predict(None, None, SENTENCE, api_name="/emotions")["uncertain"] is True
+    answer = client.predict(None, None, SENTENCE, True, api_name="/emotions")
+    assert [one["word"] for one in answer["explanation"]["words"]] == SENTENCE.split()
+
+
 def test_bars_begin_where_the_one_before_ends(reading):
     parts = {"text": 0.5, "audio": -0.3, "vision": 0.2}
     html = reading_html(replace(reading, empty=0.1, parts=parts), [])
@@ -127,14 +156,14 @@ def test_faces_are_the_pixels_the_model_got(reader, assets):
 
 
 def test_words_alone(client):
-    html = client.predict(None, None, SENTENCE, api_name="/read")
+    html = client.predict(None, None, SENTENCE, False, api_name="/read")
     assert "Read from words." in html and len(table(html, "Score of each emotion")) == 7
     assert "combination" not in html and "What makes it" not in html and "<img" not in html
 
 
 def test_clip_voice_and_words(client, reader, assets, clips):
     clip, voice = {"video": handle_file(assets / "demo.mp4")}, handle_file(clips / "sound.wav")
-    html = client.predict(clip["video"], voice, SENTENCE, api_name="/read")
+    html = client.predict(clip["video"], voice, SENTENCE, False, api_name="/read")
     expected = reader({"video": str(assets / "demo.mp4"), "audio": str(clips / "sound.wav"), "text": SENTENCE})
     shown = table(html, "Score of each emotion")
     assert [row[:2] for row in shown] == [[entry["label"], f"{100 * entry['score']:.1f} %"] for entry in expected]
@@ -189,7 +218,7 @@ def test_a_call_by_name_over_http(client, reader):
 def test_limits_hold_in_calls_too(client, inputs, said):
     kind, answer = call(client, **inputs)
     assert kind == "error" and said in answer["error"]
-    html = client.predict(None, None, "a" * 10_001, api_name="/read")
+    html = client.predict(None, None, "a" * 10_001, False, api_name="/read")
     assert "words: at most 10000 characters" in html
 
 
@@ -211,9 +240,9 @@ def test_large_requests_are_refused_unread(client):
     host, port = client.src.removeprefix("http://").rstrip("/").split(":")
     call, upload = "/gradio_api/call/emotions", "/gradio_api/upload"
     refused = [
-        (call, f"Content-Length: {app.CALL_BYTES + 1}\r\n\r\n".encode(), "413"),
+        (call, f"Content-Length: {visitors.CALL_BYTES + 1}\r\n\r\n".encode(), "413"),
         (call, b"Content-Length: 300000000\r\n\r\n", "413"),
-        (upload, f"Content-Length: {app.UPLOAD_BYTES + 1}\r\n\r\n".encode(), "413"),
+        (upload, f"Content-Length: {visitors.UPLOAD_BYTES + 1}\r\n\r\n".encode(), "413"),
         # In chunks, which state no length.
         (call, b"Transfer-Encoding: chunked\r\n\r\n" + b"186a0\r\n" + b"x" * 100_000 + b"\r\n", "413"),
     ]
@@ -230,7 +259,7 @@ def test_large_requests_are_refused_unread(client):
 def test_problems_are_said_in_place_of_a_reading(client, clips, tmp_path, monkeypatch):
     def answer(video=None, voice=None, words=None):
         given = [handle_file(file) if file else None for file in (video, voice)]
-        return client.predict(*given, words, api_name="/read")
+        return client.predict(*given, words, False, api_name="/read")
 
     assert "Nothing to read yet" in answer() and "Nothing to read yet" in answer(words="  ")
     broken = answer(clips / "broken.mp4")
@@ -239,11 +268,11 @@ def test_problems_are_said_in_place_of_a_reading(client, clips, tmp_path, monkey
     assert "no face was found" in answer(clips / "empty.mp4")
     note = answer(clips / "faceless.mp4")
     assert "No face was found in 4 frames: read from voice alone." in note and 'role="alert"' not in note
-    monkeypatch.setattr(app, "LIMITS", replace(app.LIMITS, seconds=1.5))
+    monkeypatch.setattr(visitors, "LIMITS", replace(visitors.LIMITS, seconds=1.5))
     assert "faceless.mp4: at most 1.5 seconds" in answer(clips / "faceless.mp4")
     long = write_sound(tmp_path / "long.wav", sine(2, 16000), 16000)
     assert "long.wav: at most 1.5 seconds" in answer(voice=long)
-    monkeypatch.setattr(app, "LIMITS", replace(app.LIMITS, seconds=60.0, frame_pixels=99))
+    monkeypatch.setattr(visitors, "LIMITS", replace(visitors.LIMITS, seconds=60.0, frame_pixels=99))
     assert "is beyond the limit frame_pixels=99" in answer(clips / "faceless.mp4")
 
 
@@ -253,7 +282,7 @@ def test_a_recording_without_a_stated_duration(client, tmp_path):
     place = whole.index(b"\x44\x89\x88")  # the Duration element: an empty one in its place
     recorded = tmp_path / "recorded.webm"
     recorded.write_bytes(whole[:place] + b"\xec\x89" + b"\0" * 9 + whole[place + 11 :])
-    html = client.predict(handle_file(recorded), None, None, api_name="/read")
+    html = client.predict(handle_file(recorded), None, None, False, api_name="/read")
     assert "Read from voice." in html, html
 
 
@@ -262,7 +291,7 @@ def test_uploads_go_with_their_visitor(tmp_path):
     for file in files:
         file.touch()
     first, second, third = map(str, files)
-    uploads = app.Uploads()
+    uploads = visitors.Uploads()
     uploads.keep("ann", [first, second])
     uploads.keep("bob", [second, third])
     uploads.keep("ann", [second])
