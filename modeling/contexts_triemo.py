@@ -143,8 +143,9 @@ class TriemoRecurrentContext(nn.Module):
             index = torch.arange(new, device=mask.device)
             length = last_valid(mask)
             order = torch.where(index < length, length - 1 - index, index).unsqueeze(-1)
-            backwards, _ = self.lstms[1](inputs.take_along_dim(order, 1))
-            hidden = torch.cat([forwards, backwards.take_along_dim(order, 1)], dim=-1)
+            # `take_along_dim` would fix the sizes of a traced graph.
+            backwards, _ = self.lstms[1](inputs.gather(1, order.expand_as(inputs)))
+            hidden = torch.cat([forwards, backwards.gather(1, order.expand_as(backwards))], dim=-1)
         if cache is not None:
             cache.recurrent = recurrent
             hidden = hidden if 0 not in cache.states else torch.cat([cache.states[0], hidden], dim=1)

@@ -528,7 +528,8 @@ def export_command(
     int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Write the int8 graph too.")] = True,
 ) -> None:
     """
-    Write a checkpoint as ONNX, to be read without torch: one graph for words, voice, face and all combinations.
+    Write a checkpoint as ONNX, to be read without torch: one graph for words, voice, face and all combinations; of a
+    head over conversations, `dialogue.onnx`, from vectors of whole dialogues to the logits of every turn.
 
     [bold]Examples[/]
 
@@ -607,11 +608,11 @@ def _export(output: Path, model: str | None, int8: bool) -> None:
 
     from rich.console import Console
 
-    from triemo.serving.reading import load_reader
+    from triemo.serving.reading import holds_dialogues, load_dialogue_model, load_reader
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what is half done is removed
 
-    reader = load_reader(model, "cpu")
+    of_dialogues = holds_dialogues(model)
     console = Console()
     logging.disable(logging.WARNING)  # what exporter and quantiser note for developers
     try:
@@ -619,12 +620,22 @@ def _export(output: Path, model: str | None, int8: bool) -> None:
         with errors.status("Exporting; this takes about a minute"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
+                from triemo.training.export import DIALOGUES
+                from triemo.training.export.dialogues import export_dialogues_onnx
                 from triemo.training.export.folder import export_onnx
             except ImportError as error:
                 raise ValueError(
                     f"export needs onnx, onnxruntime and onnxscript: pip install 'triemo[export]' ({error})."
                 ) from error
-            written = export_onnx(reader.model, reader.processor, output, int8=int8, progress=errors.print)
+            if of_dialogues:
+                file = output / DIALOGUES
+                difference = export_dialogues_onnx(load_dialogue_model(model), file)
+                if int8:
+                    errors.print("A head over vectors is small: it is written in float32 alone.")
+                written = {"files": {DIALOGUES: file.stat().st_size}, "largest_difference": difference}
+            else:
+                reader = load_reader(model, "cpu")
+                written = export_onnx(reader.model, reader.processor, output, int8=int8, progress=errors.print)
     finally:
         logging.disable(logging.NOTSET)
     for name, size in written["files"].items():

@@ -5,6 +5,7 @@ Nothing here needs torch until a checkpoint is loaded: an exported graph is read
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +31,8 @@ __all__ = [
     "Reading",
     "SubsetReading",
     "checkpoint_folder",
+    "holds_dialogues",
+    "load_dialogue_model",
     "load_dialogue_reader",
     "load_reader",
     "pick_device",
@@ -40,6 +43,7 @@ __all__ = [
     "subsets_document",
 ]
 
+DIALOGUE_ARCHITECTURE = "TriemoForEmotionSequence"
 NEEDED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # no code: the installed package is what runs
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
 
@@ -91,18 +95,35 @@ def load_dialogue_reader(model: str | None = None, device: str | None = None) ->
     Raises:
         ValueError: no checkpoint there, not one of conversations, its towers not to be had, or no such device.
     """
-    import torch
-
-    from triemo.modeling import TriemoForEmotionSequence
     from triemo.processing import ConversationalEmotionRecognitionPipeline, UtteranceEncoder
 
     name = model or default_model(DIALOGUE_MODEL)
     place = pick_device(device)
-    folder = checkpoint_folder(name)
-    with _loading(name, folder, "TriemoForEmotionSequence"):
-        weights = TriemoForEmotionSequence.from_pretrained(folder, dtype=torch.float32)
+    weights = load_dialogue_model(name)
+    with _loading(name, checkpoint_folder(name), DIALOGUE_ARCHITECTURE):
         encoder = UtteranceEncoder.of(weights)
     return ConversationalEmotionRecognitionPipeline(model=weights, encoder=encoder, device=place)
+
+
+def load_dialogue_model(model: str | None = None) -> Any:
+    """The weights of `load_dialogue_reader` alone, for which its towers need not be there. Raises ValueError as it."""
+    import torch
+
+    from triemo.modeling import TriemoForEmotionSequence
+
+    name = model or default_model(DIALOGUE_MODEL)
+    folder = checkpoint_folder(name)
+    with _loading(name, folder, DIALOGUE_ARCHITECTURE):
+        return TriemoForEmotionSequence.from_pretrained(folder, dtype=torch.float32)
+
+
+def holds_dialogues(model: str | None = None) -> bool:
+    """Whether a folder or Hub id (by default the released checkpoint) holds a model of conversations."""
+    name = model or default_model()
+    if _holds_graph(name):
+        return False
+    file = checkpoint_folder(name) / "config.json"
+    return file.is_file() and DIALOGUE_ARCHITECTURE in (json.loads(file.read_text("utf-8")).get("architectures") or ())
 
 
 @contextmanager
@@ -121,6 +142,8 @@ def _loading(name: str, folder: Path, architecture: str | None = None) -> Iterat
         if fields.get("model_type") != TriemoConfig.model_type:
             raise ValueError(f"model: {name} holds a {fields.get('model_type')!r} model, expected 'triemo'.")
         held = fields.get("architectures") or [architecture]
+        if architecture is None and held[0] == DIALOGUE_ARCHITECTURE:
+            raise ValueError(f"model: {name} labels the turns of conversations, which `triemo dialogue` reads.")
         if architecture is not None and architecture not in held:
             raise ValueError(f"model: {name} holds {held[0]}, expected {architecture}.")
         logging.disable_progress_bar()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from onnxscript import opset21 as op
 from torch import nn
 
 from triemo.modeling.inputs_triemo import MASKS
@@ -15,6 +16,64 @@ from triemo.processing.utterances_triemo import VECTORS
 from triemo.training.export.folder import TOLERANCE, largest_difference, write_graph
 
 __all__ = ["DialogueGraph", "export_dialogues_onnx"]
+
+
+@torch.library.custom_op("triemo::lstm", mutates_args=())
+def lstm(
+    inputs: torch.Tensor, weight: torch.Tensor, recurrent: torch.Tensor, bias: torch.Tensor, width: int
+) -> torch.Tensor:
+    """One layer of an LSTM over (B, N, D), with weights in ONNX's order -> (B, N, width). A name for the exporter."""
+    raise NotImplementedError("triemo::lstm stands in an exported graph alone.")
+
+
+@lstm.register_fake
+def _(
+    inputs: torch.Tensor, weight: torch.Tensor, recurrent: torch.Tensor, bias: torch.Tensor, width: int
+) -> torch.Tensor:
+    return inputs.new_empty(*inputs.shape[:2], width)
+
+
+def onnx_lstm(inputs: Any, weight: Any, recurrent: Any, bias: Any, width: int) -> Any:
+    """The same in ONNX, whose operator takes steps before dialogues and gives (N, directions, B, width)."""
+    states, _, _ = op.LSTM(op.Transpose(inputs, perm=[1, 0, 2]), weight, recurrent, bias, hidden_size=width)
+    return op.Transpose(op.Squeeze(states, op.Constant(value_ints=[1])), perm=[1, 0, 2])
+
+
+class ExportableLSTM(nn.Module):
+    """
+    An LSTM that the exporter writes as ONNX's operator, of any length. torch would take its own apart, step by step,
+    into a graph of the one length that it was written with.
+
+    Args:
+        layers: `nn.LSTM` of one direction, batch first.
+    """
+
+    def __init__(self, layers: nn.LSTM):
+        super().__init__()
+        self.layers = layers
+        for number in range(layers.num_layers):
+            weight, recurrent, *biases = (
+                self.in_order(getattr(layers, f"{name}_l{number}")).detach()
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
+            named = {"weight": weight, "recurrent": recurrent, "bias": torch.cat(biases)}
+            for name, value in named.items():
+                self.register_buffer(f"{name}_{number}", value.unsqueeze(0))
+
+    @staticmethod
+    def in_order(values: torch.Tensor) -> torch.Tensor:
+        """Gates (4 * width, ...) input, forget, cell, output of torch as ONNX's input, output, forget, cell."""
+        first, forget, cell, output = values.chunk(4)
+        return torch.cat([first, output, forget, cell])
+
+    def forward(self, inputs: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
+        """(B, N, D) -> states (B, N, width), and nothing that could be gone on from."""
+        if not torch.compiler.is_exporting():
+            return self.layers(inputs, state)
+        for number in range(self.layers.num_layers):
+            weights = (getattr(self, f"{name}_{number}") for name in ("weight", "recurrent", "bias"))
+            inputs = lstm(inputs, *weights, self.layers.hidden_size)
+        return inputs, None
 
 
 class DialogueGraph(nn.Module):
@@ -28,6 +87,9 @@ class DialogueGraph(nn.Module):
         # A copy, with attention written out: torch's own leaves its result in another layout once it is taken apart.
         self.model = copy.deepcopy(model)
         self.model.set_attn_implementation("eager")
+        if model.config.context_type == "recurrent":
+            context = self.model.context.encoder
+            context.lstms = nn.ModuleList([ExportableLSTM(layers) for layers in context.lstms])
 
     def forward(
         self,
@@ -53,18 +115,16 @@ def export_dialogues_onnx(model: Any, file: str | Path) -> float:
 
     Args:
         model: a `TriemoForEmotionSequence` in float32 with `config.step_aligned`.
-        file: to write; labels, temperature, and where its vectors come from stand in the metadata.
+        file: to write, its folder made where it is not there; labels, temperature, and where its vectors come from
+            stand in the metadata.
 
     Returns:
         The largest difference of its logits from torch's, over every subset of the modalities.
 
     Raises:
-        ValueError: a model of clips or with a recurrent context, or a graph that does not give torch's logits; then no
-            file is left.
+        ValueError: a model of clips, or a graph that does not give torch's logits; then no file is left.
     """
     config, file = model.config, Path(file)
-    if config.context_type == "recurrent":
-        raise ValueError("context_type: got recurrent, whose LSTM torch writes out for one length of dialogue only.")
     if not config.step_aligned:
         raise ValueError("model: got one whose utterances are clips, expected one over vectors (step_aligned).")
     draw = torch.Generator().manual_seed(0)
@@ -82,9 +142,10 @@ def export_dialogues_onnx(model: Any, file: str | Path) -> float:
         "utterance_layers": config.utterance_layers,
     }
     graph = DialogueGraph(model).eval()
+    file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.part")
     try:
-        write_graph(graph, inputs, ["logits"], part, metadata)
+        write_graph(graph, inputs, ["logits"], part, metadata, {torch.ops.triemo.lstm.default: onnx_lstm})
         difference = largest_difference(graph, part, inputs, config.modalities)
         if not difference <= TOLERANCE:
             raise ValueError(

@@ -10,7 +10,7 @@ the checkpoint has them. Labels, temperature and everything about preprocessing 
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -175,9 +175,17 @@ def _ragged(batch: int, steps: int) -> torch.Tensor:
 
 
 def write_graph(
-    graph: torch.nn.Module, inputs: dict[str, torch.Tensor], outputs: list[str], file: Path, metadata: dict[str, Any]
+    graph: torch.nn.Module,
+    inputs: dict[str, torch.Tensor],
+    outputs: list[str],
+    file: Path,
+    metadata: dict[str, Any],
+    translations: Mapping[Callable, Callable] | None = None,
 ) -> None:
-    """A graph whose inputs' first two axes, of samples and steps, are of any size; and its metadata."""
+    """
+    A graph whose inputs' first two axes, of samples and steps, are of any size; and its metadata. `translations` are
+    torch's operators to functions of ONNX, beyond those that torch knows.
+    """
     dynamic = torch.export.Dim.DYNAMIC
     program = torch.onnx.export(
         graph,
@@ -188,6 +196,7 @@ def write_graph(
         dynamic_shapes={name: {0: dynamic, 1: dynamic} for name in inputs},
         input_names=list(inputs),
         output_names=outputs,
+        custom_translation_table=dict(translations or {}),
     )
     if program is None:
         raise ValueError("torch.onnx.export gave no graph.")
