@@ -148,7 +148,7 @@ def _other_light(images: torch.Tensor, strength: float) -> torch.Tensor:
     images = images.clamp(1e-3, 1) ** torch.exp(torch.randn(batch, 1, 1, 1) * 0.25 * strength)
     rows = _some(batch, 0.2 * strength)
     direction = 2 * torch.pi * torch.rand(len(rows), 1, 1, 1)
-    axis = torch.linspace(-1, 1, size)
+    axis = 2 * torch.arange(size) / (size - 1) - 1
     ramp = axis * direction.cos() + axis[:, None] * direction.sin()
     images[rows] *= 1 + 0.6 * torch.rand(len(rows), 1, 1, 1) * ramp
     centre = images.mean((2, 3), keepdim=True)
@@ -185,7 +185,7 @@ def jpeg_loss(images: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
     if size % 8:
         raise ValueError(f"images: got {size} pixels a side, expected a multiple of 8")
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality) / 100
-    table = (JPEG_TABLE * scale[:, None, None]).round().clamp(1, 255)[:, None, None]
+    table = (JPEG_TABLE.to(images.device) * scale[:, None, None]).round().clamp(1, 255)[:, None, None]
     step, frequency = torch.arange(8).float(), torch.arange(8).float()[:, None]
     cosine = torch.cos((2 * step + 1) * frequency * torch.pi / 16) / 2
     cosine[0] /= 2**0.5

@@ -235,12 +235,13 @@ class FaceTrainer(Trainer):
         return EpochViews(self.train_dataset.views, self.args.train_batch_size, self.args.seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        images, targets = disturb_faces(inputs["pixels"], inputs["tight"], self.disturb), inputs["targets"]
-        draw = float(torch.rand(()))
-        if draw < self.mix / 2:
-            images, targets = mix_up(images, targets, alpha=0.3)
-        elif draw < self.mix:
-            images, targets = cut_mix(images, targets)
+        with inputs["pixels"].device:  # where the draws are made
+            images, targets = disturb_faces(inputs["pixels"], inputs["tight"], self.disturb), inputs["targets"]
+            draw = float(torch.rand(()))
+            if draw < self.mix / 2:
+                images, targets = mix_up(images, targets, alpha=0.3)
+            elif draw < self.mix:
+                images, targets = cut_mix(images, targets)
         logits = model(images)
         losses = [
             -(part * F.log_softmax(answer, dim=-1)).sum(-1).mean()

@@ -3,15 +3,18 @@
 Shapes: B batch, L tokens, T log-mel frames, F video frames.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.modeling_outputs import BaseModelOutput
 
-from triemo.modeling import TriemoForEmotionClassification
+from triemo.modeling import TriemoAudioModel, TriemoForEmotionClassification
 from triemo.processing import TriemoFeatureExtractor
 from triemo.processing.processing_triemo import with_named_emoji
 from triemo.training.corpora.labels import EMOTIONS, label2id, map_label, to_soft_target
@@ -39,6 +42,7 @@ __all__ = [
 TOWERS = ("text_tower", "audio_tower", "vision_tower")
 FACE_SIZE = 96
 MAX_FRAMES = 4
+CHANGED_VOICES = 0.5  # a frozen tower hears worse through every change of its input
 
 
 class Corpora:
@@ -66,12 +70,18 @@ class Corpora:
 class TriModalCollator:
     """Items of `composites` as the model's tensors. A row without a modality has an all-zero mask there.
 
-    With `augment`, voices are warped and masked, and a face becomes one to four augmented frames in 4 s. A film's face
-    is as many frames as were taken from it, in their order.
+    With `augment`, a share `changed` of the voices are warped and masked, and a face becomes one to four augmented
+    frames in 4 s. A film's face is as many frames as were taken from it, in their order.
     """
 
-    def __init__(self, corpora: Corpora | AllCorpora, tokenizer: PreTrainedTokenizerBase, augment: bool) -> None:
-        self.corpora, self.tokenizer, self.augment = corpora, tokenizer, augment
+    def __init__(
+        self,
+        corpora: Corpora | AllCorpora,
+        tokenizer: PreTrainedTokenizerBase,
+        augment: bool,
+        changed: float = CHANGED_VOICES,
+    ) -> None:
+        self.corpora, self.tokenizer, self.augment, self.changed = corpora, tokenizer, augment, changed
         self.films: dict[int, list[int]] = getattr(corpora, "frames", {})
 
     def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
@@ -104,11 +114,10 @@ class TriModalCollator:
 
     def voices(self, items: list[dict]) -> dict[str, torch.Tensor]:
         clips = [faint_noise() if item.get("silent") else self.corpora.clips[item["rows"]["audio"]] for item in items]
-        if not self.augment:
+        if not self.augment or not self.changed:
             features, mask = pad_frames(clips)
             return {"input_features": features, "audio_attention_mask": mask}
-        # The frozen tower hears worse through every change of its input: half of the clips stay as they are.
-        changed = torch.rand(len(clips)) < 0.5
+        changed = torch.rand(len(clips)) < self.changed
         clips = [
             warp_log_mel(clip, max_stretch=0.12, max_cut=0.1) if warp else clip
             for clip, warp in zip(clips, changed, strict=True)
@@ -140,6 +149,32 @@ class TriModalCollator:
             return {"pixel_values": values, "video_attention_mask": mask}
         times = (torch.rand(mask.shape) * 4).sort(dim=1).values
         return {"pixel_values": values, "video_attention_mask": mask, "video_times": times}
+
+
+def remember_states(tower: TriemoAudioModel) -> None:
+    """Makes a frozen tower keep, in half precision, what it made of each clip, for voices come again and again.
+
+    Args:
+        tower: in evaluation mode, where a clip's states do not depend on the others of its batch.
+    """
+    forward, known = tower.forward, {}
+
+    @torch.no_grad()
+    def remembering(input_features: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any) -> BaseModelOutput:
+        lengths = attention_mask.sum(1).tolist()
+        keys = [clip[:n].cpu().numpy().tobytes() for clip, n in zip(input_features, lengths, strict=True)]
+        keys = [hashlib.blake2b(key, digest_size=16).digest() for key in keys]
+        new = torch.tensor([row for row, key in enumerate(keys) if key not in known], device=input_features.device)
+        if len(new):
+            mask = attention_mask[new]
+            states = forward(input_features=input_features[new], attention_mask=mask, **kwargs).last_hidden_state
+            for row, state, steps in zip(new.tolist(), states, tower.output_mask(mask).sum(1).tolist(), strict=True):
+                known[keys[row]] = state[:steps].half().cpu()
+        steps = tower.output_mask(attention_mask).shape[1]
+        found = nn.utils.rnn.pad_sequence([known[key] for key in keys], batch_first=True).to(input_features)
+        return BaseModelOutput(last_hidden_state=F.pad(found, (0, 0, 0, steps - found.shape[1])))
+
+    tower.forward = remembering
 
 
 def faint_noise() -> torch.Tensor:
@@ -212,8 +247,8 @@ def predict_logits(model, collator: TriModalCollator, items: list[dict], batch_s
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = collator([items[index] for index in chosen])
-        batch.pop("labels")
-        logits[chosen] = model(**batch).logits.float()
+        tensors = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+        logits[chosen] = model(**tensors).logits.float().cpu()
     return logits
 
 
@@ -292,6 +327,7 @@ def train_joint(
     contradicting: float = 0.0,
     silent: float = 0.0,
     misheard: float = 0.0,
+    changed: float = CHANGED_VOICES,
     start: str | None = None,
     bf16: bool = True,
 ) -> dict:
@@ -313,6 +349,7 @@ def train_joint(
         face_corpora: of `AllCorpora`, with `voice_check`.
         real: share of the examples that are films, one person's voice and face at once.
         contradicting, silent, misheard: of `CompositeDataset`.
+        changed: share of the voices that are warped and masked; with 0, what the tower made of each clip is kept.
         start: a stage of `train_pretraining` on the same towers, whose joint part learns on; null starts at random.
         bf16: whether to compute in bfloat16, which some processors emulate, many times slower.
 
@@ -324,6 +361,8 @@ def train_joint(
     torch.manual_seed(run.seed)
     model = on_frozen_towers(TriemoForEmotionClassification, run, text, audio, vision, start)
     tokenizer = AutoTokenizer.from_pretrained(run.folder(text))
+    if not changed:
+        remember_states(model.triemo.audio_tower.encoder)
 
     def corpora(split: str, texts: list[str]) -> Corpora | AllCorpora:
         if voice_check is None:
@@ -347,7 +386,7 @@ def train_joint(
             silent=silent,
             misheard=misheard,
         ),
-        data_collator=TriModalCollator(train, tokenizer, augment=True),
+        data_collator=TriModalCollator(train, tokenizer, augment=True, changed=changed),
     )
     train_resumable(trainer)
     model.save_pretrained(run.folder(name))

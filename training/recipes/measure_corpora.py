@@ -5,7 +5,7 @@ Each corpus is scored on its own protocol (`PROTOCOLS`); nothing is fitted to a 
 
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from triemo.modeling import TriemoForEmotionClassification
 from triemo.processing.media_triemo import load_audio
@@ -36,7 +36,7 @@ from triemo.training.recipes.stages import ReleaseRun
 from triemo.training.recipes.voice import log_mel_frames, pad_frames
 from triemo.training.recipes.voice_states import Clip, read_clips
 
-__all__ = ["Rows", "train_evaluate_corpora"]
+__all__ = ["Rows", "measured", "train_evaluate_corpora"]
 
 PER_CLASS = {"validation": 60, "test": 100}  # composites of each emotion
 FOLDERS = {"smp2020": "smp2020_ewect"}  # of corpora that lie under another name
@@ -136,7 +136,8 @@ def face_answers(run: ReleaseRun, model: TriemoForEmotionClassification, split: 
     fer2013 = load_corpus("fer2013", run.data, drop_duplicates=False)
     votes = read_ferplus_votes(run.data, {name: len(rows) for name, rows in fer2013.items()})
     faces = held_out_faces(fer2013, votes, load_corpus("raf_db", run.data), split)
-    logits = torch.cat([model(pixel_values=part[:, None]).logits.float() for part in faces.pixel_values.split(64)])
+    parts = (part[:, None].to(model.device) for part in faces.pixel_values.split(64))
+    logits = torch.cat([model(pixel_values=part).logits.float().cpu() for part in parts])
     labels = faces.labels.numpy()
     found = {}
     for name, of_fer, column in (("raf_db", 0, 1), ("ferplus", 1, 1), ("fer2013", 1, 2)):
@@ -176,6 +177,7 @@ def joined_voices(model: TriemoForEmotionClassification, clips: Iterable[Clip]) 
             features, mask = pad_frames(
                 log_mel_frames([{"array": sound[: int(seconds * RATE)], "sampling_rate": RATE}])
             )
+            features, mask = features.to(model.device), mask.to(model.device)
             logits = model(input_features=features, audio_attention_mask=mask).logits
             right[seconds] += int(logits.argmax()) == label2id[label]
     return {"of": len(alike)} | {f"right_at_{seconds:.0f}_s": count for seconds, count in right.items()}
@@ -304,6 +306,41 @@ def speakers(clips: Iterable[Clip]) -> dict[str, dict[str, list[str]]]:
 # The stage ---------------------------------------------------------------------------------------------------
 
 
+def measured(
+    run: ReleaseRun,
+    model: TriemoForEmotionClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    text_corpora: Sequence[str],
+    voice_check: str,
+    face_corpora: Sequence[str],
+) -> tuple[Split, dict[str, Any], dict[str, float], dict[str, float]]:
+    """A model's answers to the tests, every figure of them, and what was fitted to validation: temperatures, least
+    scores.
+
+    Args:
+        run: folders and seed.
+        model: in single precision.
+        tokenizer: of its texts.
+        text_corpora, voice_check, face_corpora: of `AllCorpora`; each text corpus once.
+    """
+    model.eval()
+
+    def answers(split: str) -> Split:
+        return Split(run, model, tokenizer, AllCorpora(run, split, text_corpora, voice_check, face_corpora), split)
+
+    validation, test = answers("validation"), answers("test")
+    temperatures = fit_temperatures(validation)
+    least = fit_min_scores(validation, temperatures)
+    voices = [clip for clip in test.corpora.voices if clip.corpus == "ravdess"]
+    own = load_corpus("ravdess", run.data, "own")["test"]
+    calm = {path for path, label in zip(own["row"], own["label"], strict=True) if label == "calm"}
+    spoken = np.array([clip.path not in calm for clip in voices])
+    found = figures(validation, test, film_answers(model, test), temperatures, spoken)
+    found["abstaining"] = selective_figures(test, temperatures, least)
+    found["joined_voices"] = joined_voices(model, voices)
+    return test, found, temperatures, least
+
+
 def train_evaluate_corpora(
     run: ReleaseRun, name: str, *, joint: str, text_corpora: list[str], voice_check: str, face_corpora: list[str]
 ) -> dict:
@@ -318,26 +355,12 @@ def train_evaluate_corpora(
     checkpoint, source = Path(run.checkpoint), run.folder(joint)
     tokenizer = AutoTokenizer.from_pretrained(source)
     save_half(TriemoForEmotionClassification.from_pretrained(source), checkpoint)
-    model = TriemoForEmotionClassification.from_pretrained(checkpoint, dtype=torch.float32).eval()
-
-    def answers(split: str) -> Split:
-        return Split(run, model, tokenizer, AllCorpora(run, split, text_corpora, voice_check, face_corpora), split)
-
-    validation = answers("validation")
-    temperatures = fit_temperatures(validation)
-    least = fit_min_scores(validation, temperatures)
+    model = TriemoForEmotionClassification.from_pretrained(checkpoint, dtype=torch.float32).to(run.device)
+    corpora = {"text_corpora": text_corpora, "voice_check": voice_check, "face_corpora": face_corpora}
+    test, found, temperatures, least = measured(run, model, tokenizer, **corpora)
     model.config.calibration_temperature, model.config.min_score = temperatures, least
     save_half(model, checkpoint)
-    model.float()
-    test = answers("test")
-    voices = [clip for clip in test.corpora.voices if clip.corpus == "ravdess"]
-    own = load_corpus("ravdess", run.data, "own")["test"]
-    calm = {path for path, label in zip(own["row"], own["label"], strict=True) if label == "calm"}
-    spoken = np.array([clip.path not in calm for clip in voices])
-    found = figures(validation, test, film_answers(model, test), temperatures, spoken)
-    found["abstaining"] = selective_figures(test, temperatures, least)
-    found["joined_voices"] = joined_voices(model, voices)
-    corpora = sorted({part.partition("/")[0] for part in [*test.text, *test.audio, *test.vision] if part != "ferplus"})
+    names = sorted({part.partition("/")[0] for part in [*test.text, *test.audio, *test.vision] if part != "ferplus"})
     metrics = {
         "model": "triemo-small",
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -352,7 +375,7 @@ def train_evaluate_corpora(
             split: [int(actor) for actor in actors] for split, actors in split_members("ravdess_release").items()
         },
         "label_map_version": LABEL_MAP_VERSION,
-        "corpora_sha256": {corpus: corpus_hash(run.data, FOLDERS.get(corpus, corpus)) for corpus in corpora},
+        "corpora_sha256": {corpus: corpus_hash(run.data, FOLDERS.get(corpus, corpus)) for corpus in names},
         "ledger": {
             "text_tower": sorted({part.partition("/")[0] for part in test.text}),
             "audio_tower": list(test.audio),

@@ -16,7 +16,13 @@ from triemo.training.corpora.labels import EMOTIONS
 from triemo.training.corpora.registry import load_corpus
 from triemo.training.data.composites import SUBSETS, CompositeDataset
 from triemo.training.data.masking import mask_whole_words
-from triemo.training.recipes.joint import TOWERS, TriModalCollator, joint_arguments, on_frozen_towers
+from triemo.training.recipes.joint import (
+    TOWERS,
+    TriModalCollator,
+    joint_arguments,
+    on_frozen_towers,
+    remember_states,
+)
 from triemo.training.recipes.joint_corpora import AllCorpora
 from triemo.training.recipes.stages import ReleaseRun, train_resumable
 
@@ -41,7 +47,7 @@ class MaskedCollator(TriModalCollator):
     def __init__(
         self, corpora: AllCorpora, tokenizer: PreTrainedTokenizerBase, spoken: int, probability: float
     ) -> None:
-        super().__init__(corpora, tokenizer, augment=True)
+        super().__init__(corpora, tokenizer, augment=True, changed=0.0)
         self.spoken, self.probability = spoken, probability
 
     def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
@@ -114,6 +120,7 @@ def train_pretraining(
     torch.manual_seed(run.seed)
     model = on_frozen_towers(TriemoForPreTraining, run, text, audio, vision, mlm_weight=mlm_weight)
     tokenizer = AutoTokenizer.from_pretrained(run.folder(text))
+    remember_states(model.triemo.audio_tower.encoder)
     corpora = AllCorpora(run, "train", text_corpora, voice_check, face_corpora)
     written = len(corpora.texts)
     sentences: dict[str, str] = {}

@@ -23,6 +23,7 @@ from triemo.training.recipes.audio import train_audio
 from triemo.training.recipes.benchmarks import train_benchmarks
 from triemo.training.recipes.faces import train_faces
 from triemo.training.recipes.joint import train_joint
+from triemo.training.recipes.joint_seeds import train_joint_seeds
 from triemo.training.recipes.measure import train_evaluate
 from triemo.training.recipes.measure_corpora import train_evaluate_corpora
 from triemo.training.recipes.pretrain_joint import train_pretraining
@@ -45,6 +46,7 @@ KINDS = {
     "left_out_corpora": train_left_out_corpora,
     "pretraining": train_pretraining,
     "joint": train_joint,
+    "joint_seeds": train_joint_seeds,
     "evaluate": train_evaluate,
     "evaluate_corpora": train_evaluate_corpora,
     "benchmarks": train_benchmarks,
@@ -66,6 +68,8 @@ def main(arguments: list[str] | None = None) -> None:
     if run.stage not in (*stages, "all"):
         raise ValueError(f"stage: got {run.stage!r}, expected one of {', '.join((*stages, 'all'))}")
     torch.set_num_threads(run.threads)
+    if run.device.type != "cpu":
+        torch.set_float32_matmul_precision("high")  # TF32 where the device has it
     Path(run.output).mkdir(parents=True, exist_ok=True)
     for name, (train, settings) in stages.items():
         report_file = Path(run.output) / f"{name}.json"

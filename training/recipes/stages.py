@@ -27,10 +27,18 @@ class ReleaseRun:
     output: str = field(default="runs/small", metadata={"help": "folder of the towers, trainer states and logs"})
     checkpoint: str = field(default="checkpoints/triemo-small", metadata={"help": "folder of the released model"})
     threads: int = field(default=2, metadata={"help": "torch threads"})
+    workers: int = field(default=0, metadata={"help": "processes that read and disturb examples beside the training"})
+    use_cpu: bool = field(default=False, metadata={"help": "stay on the processor even where there is an accelerator"})
     seed: int | None = field(default=None, metadata={"help": "seed of every stage (default: the config's)"})
     open_licences: bool = field(
         default=False, metadata={"help": "leave out corpora whose licence does not allow commercial use"}
     )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the stages compute."""
+        found = None if self.use_cpu else torch.accelerator.current_accelerator(check_available=True)
+        return found or torch.device("cpu")
 
     def encoder(self, name: str) -> str:
         """The Hub id, or the local copy under `weights` where there is one."""
@@ -63,7 +71,9 @@ def trainer_arguments(run: ReleaseRun, stage: str, **given: Any) -> TrainingArgu
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.06,
         "bf16": True,
-        "use_cpu": True,  # as the released figures were made
+        "use_cpu": run.device.type == "cpu",
+        "dataloader_num_workers": run.workers,
+        "dataloader_persistent_workers": run.workers > 0,
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
         "save_total_limit": 2,

@@ -54,8 +54,9 @@ class FaceTrainer(Trainer):
         if model.training:
             progress = self.state.global_step / max(1, self.state.max_steps)
             size = self.sizes[min(int(progress * len(self.sizes)), len(self.sizes) - 1)]
-            images = augment_faces(inputs["pixels"], size, self.augment)
-            images, targets = mix_up(images, targets, alpha=0.3, probability=self.mix_up)
+            with inputs["pixels"].device:  # where the draws are made
+                images = augment_faces(inputs["pixels"], size, self.augment)
+                images, targets = mix_up(images, targets, alpha=0.3, probability=self.mix_up)
         else:
             images = normalise_faces(inputs["pixels"])
         outputs = model(pixel_values=images.contiguous(memory_format=torch.channels_last))

@@ -183,37 +183,55 @@ def train_voice_states(
         write_json(folder / PLAN_FILE, plan)
     elif json.loads((folder / PLAN_FILE).read_text()) != plan:
         raise ValueError(f"states: got other clips or settings in {folder}, expected an empty folder or the same")
-    lower = load_tower(run, encoder, frozen_layers)
-    for start in range(0, len(rows), PART_ROWS):
-        file = folder / f"{start // PART_ROWS:04d}.npy"
-        if file.exists():
-            continue
-        states = _lower_states(
-            lower, [row_waveform(row, clips, seconds, run.seed) for row in rows[start:][:PART_ROWS]]
-        )
+    lower = load_tower(run, encoder, frozen_layers).to(run.device)
+    files = {start: folder / f"{start // PART_ROWS:04d}.npy" for start in range(0, len(rows), PART_ROWS)}
+    files = {start: file for start, file in files.items() if not file.exists()}
+    frames = torch.utils.data.DataLoader(
+        RowFrames(rows, clips, seconds, run.seed),
+        batch_sampler=[range(start, min(start + PART_ROWS, len(rows))) for start in files],
+        collate_fn=list,
+        num_workers=run.workers,
+    )
+    for file, part_frames in zip(files.values(), frames, strict=True):
+        states = _lower_states(lower, part_frames)
         write_json(file.with_suffix(".json"), [len(state) for state in states])
         part = file.with_suffix(".part")
         with part.open("wb") as stream:
             np.save(stream, np.concatenate(states))
         part.replace(file)
-        print(f"{name}: {min(start + PART_ROWS, len(rows))} of {len(rows)} rows", flush=True)
+        print(f"{name}: {file.name} of {-(-len(rows) // PART_ROWS)} parts", flush=True)
     return {"rows": len(rows), "bytes": sum(file.stat().st_size for file in folder.glob("*.npy"))}
 
 
+@dataclass
+class RowFrames(torch.utils.data.Dataset):
+    """Item n is the log-mel frames (F, M) of row n; the fields are those of `row_waveform`."""
+
+    rows: Sequence[StateRow]
+    clips: Sequence[Clip]
+    seconds: float
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        waveform = row_waveform(self.rows[index], self.clips, self.seconds, self.seed)
+        return TriemoFeatureExtractor()(waveform, RATE, return_tensors="np")["input_features"][0]
+
+
 @torch.no_grad()
-def _lower_states(lower: TriemoAudioModel, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """States (T, D) float16 of each waveform."""
-    extractor = TriemoFeatureExtractor()
-    frames = [torch.from_numpy(extractor(wave, RATE, return_tensors="np")["input_features"][0]) for wave in waveforms]
+def _lower_states(lower: TriemoAudioModel, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """States (T, D) float16 of each clip's log-mel frames (F, M)."""
     found: list[np.ndarray] = [np.empty(0)] * len(frames)
     order = sorted(range(len(frames)), key=lambda index: len(frames[index]))
     while order:
         count = max(1, int(BATCH_SECONDS * 100 // len(frames[order[min(len(order), 16) - 1]])))
         chosen, order = order[: min(count, 16)], order[min(count, 16) :]
-        features, mask = pad_frames([frames[index] for index in chosen])
+        features, mask = (x.to(lower.device) for x in pad_frames([torch.from_numpy(frames[i]) for i in chosen]))
         states = lower(input_features=features, attention_mask=mask, output_hidden_states=True).hidden_states[-1]
         for index, state, steps in zip(chosen, states, lower.output_mask(mask).sum(1).tolist(), strict=True):
-            found[index] = state[:steps].half().numpy()
+            found[index] = state[:steps].half().cpu().numpy()
     return found
 
 

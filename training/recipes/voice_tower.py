@@ -52,7 +52,8 @@ class UpperLayers(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """States (B, T, D) after the frozen layers, mask (B, T), probabilities (B, C) -> logits (B, C), loss."""
         if self.training:
-            mask = self.shortened(mask)
+            with mask.device:  # where the draws are made
+                mask = self.shortened(mask)
         steps = self.tower.continue_from(states, mask, self.frozen_layers)
         logits = self.classifier(self.dropout(masked_mean(steps, mask))).float()
         if labels is None:

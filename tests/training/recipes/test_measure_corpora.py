@@ -83,6 +83,7 @@ def test_joined_voices_are_cut_at_both_lengths(monkeypatch):
         lengths.append(round(seconds))
         return SimpleNamespace(logits=torch.eye(7)[label2id["joy" if seconds > 5 else "anger"]][None])
 
+    model.device = torch.device("cpu")
     monkeypatch.setattr(measure_corpora, "load_audio", lambda path, rate: np.full(3 * RATE, 0.1, np.float32))
     clips = [
         Clip(f"{label}{n}.wav", "ravdess", "test", label, "21", 3.0) for label in ("joy", "anger") for n in range(5)

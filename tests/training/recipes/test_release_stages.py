@@ -131,6 +131,29 @@ def test_joint_stage_trains_resumes_and_leaves_the_towers_alone(towers, monkeypa
     assert resumed["validation_composites"] == report["validation_composites"]
 
 
+def test_a_frozen_tower_hears_each_clip_once():
+    """And a clip of another length, or with other padding beside it, is what it is."""
+    torch.manual_seed(0)
+    tower, plain = tiny_audio().eval(), []
+    states = tower.forward
+    features, mask = torch.randn(3, 12, 80), torch.ones(3, 12, dtype=torch.long)
+    mask[1, 7:] = 0
+    wanted = tower(input_features=features, attention_mask=mask).last_hidden_state
+
+    def counted(**given):
+        plain.append(len(given["input_features"]))
+        return states(**given)
+
+    tower.forward = counted
+    release_joint.remember_states(tower)
+    first = tower(input_features=features, attention_mask=mask).last_hidden_state
+    again = tower(input_features=features[1:2, :9], attention_mask=mask[1:2, :9]).last_hidden_state
+    other = tower(input_features=features[1:2, :9], attention_mask=torch.ones(1, 9, dtype=torch.long))
+    assert plain == [3, 1] and other.last_hidden_state.shape == (1, 5, 16)
+    assert torch.allclose(first[0], wanted[0], atol=2e-3) and torch.allclose(first[1, :4], wanted[1, :4], atol=2e-3)
+    assert again.shape == (1, 5, 16) and torch.equal(again[0, :4], first[1, :4])
+
+
 class SpokenCorpora(MadeUpCorpora):
     """The made-up corpora as those of many voices: every clip but the last says one of two sentences."""
 
