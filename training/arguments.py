@@ -103,7 +103,10 @@ class ModelArguments(StartArguments):
     )
     label_smoothing: float = field(default=0.0, metadata={"help": "Label smoothing of the cross-entropy."})
     class_weights: str = field(
-        default="none", metadata={"help": "none, balanced (rows / classes / rows of the class) or a list of numbers."}
+        default="none",
+        metadata={
+            "help": "none, balanced (rows / classes / rows of the class), balanced:0.5 (that to a power) or numbers."
+        },
     )
 
 
@@ -216,7 +219,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[ModelArguments, Data
 def check_finetuning(model: ModelArguments, data: DataArguments, training: FinetuneTrainingArguments) -> None:
     check_source(data.table, data.corpora)
     check_training(data, training)
-    if data.streaming and model.class_weights == "balanced":
+    if data.streaming and model.class_weights.startswith("balanced"):
         raise ValueError("class_weights: balanced ones need the counts of all rows, which a stream does not have.")
     if data.classes not in ("seven", "own"):
         raise ValueError(f"classes: got {data.classes!r}, expected seven or own.")

@@ -424,20 +424,26 @@ def add_lora(model: Any, args: ModelArguments, frozen: Sequence[str] = ()) -> An
 
 def class_weights(text: str, counts: Mapping[str, float]) -> list[float] | None:
     """
-    None for `none`; rows / (classes * rows of the class) for `balanced`; else the numbers given.
+    None for `none`; rows / (classes * rows of the class) for `balanced`, for `balanced:0.5` that to this power; else
+    the numbers given.
 
     Raises:
         ValueError: naming what is no number, their wrong count, or the class without a row.
     """
     if text == "none":
         return None
-    if text == "balanced":
+    kind, _, power = text.partition(":")
+    if kind == "balanced":
+        try:
+            exponent = float(power or 1)
+        except ValueError as error:
+            raise ValueError(f"class_weights: got {text!r}, expected balanced or such as balanced:0.5.") from error
         empty = [name for name, count in counts.items() if not count]
         if empty:
             logger.warning(f"class_weights: no training row is {', '.join(empty)}; its weight is 1.")
         present = [count for count in counts.values() if count]
         mean = sum(present) / len(present)
-        return [round(mean / count, 6) if count else 1.0 for count in counts.values()]
+        return [round((mean / count) ** exponent, 6) if count else 1.0 for count in counts.values()]
     try:
         weights = [float(part) for part in text.split(",")]
     except ValueError as error:

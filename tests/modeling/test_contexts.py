@@ -119,6 +119,22 @@ def test_speaker_dropout_hides_whole_dialogues_in_training_only():
     assert not torch.equal(context(states, mask, speakers), context(states, mask, None))
 
 
+@pytest.mark.parametrize("fields", [{}, {"context_causal": True, "context_window": 2}])
+def test_attention_sums_to_one_over_what_is_seen(fields):
+    """Of every kind, and nothing of it falls on padding or beyond the window, whatever stands there."""
+    states, mask, speakers = dialogues()
+    states[1, 4:] = 1e3
+    seen = visible_utterances(mask, fields.get("context_causal", False), fields.get("context_window"))
+    transformer = context_of("transformer", **fields).encoder
+    additive = transformer.attention_mask(mask, speakers, states.dtype)
+    _, heads = transformer.layers[0].self_attn(states, additive, output_attentions=True)
+    recurrent, graph = (context_of(kind, **fields).encoder for kind in ("recurrent", "graph"))
+    for weights in (*heads.unbind(1), recurrent.attention(states, mask), graph.attention(states, mask)):
+        there = mask.bool()
+        torch.testing.assert_close(weights.sum(-1)[there], torch.ones(int(mask.sum())))
+        assert (weights[~seen] == 0).all() and (weights[0][seen[0]] > 0).any()
+
+
 # The formulas, once more ---------------------------------------------------------------------------------------------
 
 

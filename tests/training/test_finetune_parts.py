@@ -183,7 +183,10 @@ def test_class_weights():
     counts = {"a": 3.0, "b": 1.0, "c": 0.0}
     assert class_weights("none", counts) is None
     assert class_weights("balanced", counts) == [pytest.approx(2 / 3, abs=1e-6), 2.0, 1.0]
+    assert class_weights("balanced:0.5", counts) == [pytest.approx((2 / 3) ** 0.5, abs=1e-6), round(2**0.5, 6), 1.0]
     assert class_weights("1,2,0.5", counts) == [1.0, 2.0, 0.5]
+    with pytest.raises(ValueError, match="class_weights: got 'balanced:much', expected balanced or such as"):
+        class_weights("balanced:much", counts)
     with pytest.raises(ValueError, match="expected 3 numbers"):
         class_weights("1,2", counts)
 

@@ -132,7 +132,7 @@ CPED_COLUMNS = (
 )
 
 
-def cped_table(root: str | Path | None = None, classes: str = "seven") -> DatasetDict:
+def cped_table(root: str | Path | None = None, classes: str = "seven", keep_unlabelled: bool = False) -> DatasetDict:
     """CPED (Chen et al., 2022), lines of Chinese television plays: `text`, `label`, `speaker`, `dialogue`,
     `utterance` (int), `gender`, `age`, `scene`, `sentiment`, `language`, in the order of the dialogues.
 
@@ -143,6 +143,8 @@ def cped_table(root: str | Path | None = None, classes: str = "seven") -> Datase
     Args:
         root: folder of the corpora.
         classes: `seven` (positive-other and negative-other have no counterpart and go), or `own` (thirteen).
+        keep_unlabelled: lines of no counterpart stay, without a label, for `--task dialogues`: they are what others
+            answer to.
 
     Raises:
         ValueError: naming file and line of an unknown emotion or a field that cannot be read.
@@ -156,7 +158,8 @@ def cped_table(root: str | Path | None = None, classes: str = "seven") -> Datase
         splits = {"train": [], "validation": [], "test": test}
         for row in validation:
             splits["validation" if split_by_hash(row["dialogue"]) == "validation" else "train"].append(row)
-    return to_datasets({split: label_rows(rows, "cped", classes) for split, rows in splits.items()})
+    labelled = {split: label_rows(rows, "cped", classes, keep_unlabelled) for split, rows in splits.items()}
+    return to_datasets(labelled)
 
 
 def _cped_rows(path: Path) -> list[dict]:

@@ -91,10 +91,13 @@ def read_csv(path: Path, needed: Sequence[str], encoding: str = "utf-8-sig") -> 
     return rows
 
 
-def label_rows(rows: Sequence[dict], corpus: str, classes: str, **options: Any) -> list[dict]:
+def label_rows(
+    rows: Sequence[dict], corpus: str, classes: str, keep_unlabelled: bool = False, **options: Any
+) -> list[dict]:
     """Rows whose own labels (a name or a list of names) become those of the wanted set; without what has no class.
 
-    Of several labels of a row those without a counterpart go; the row stays as long as one is left.
+    Of several labels of a row those without a counterpart go; the row stays as long as one is left, or, with
+    `keep_unlabelled`, without a label.
     """
     if classes == "own":
         return list(rows)
@@ -105,6 +108,8 @@ def label_rows(rows: Sequence[dict], corpus: str, classes: str, **options: Any) 
         mapped = sorted({name for name in names if name is not None})
         if mapped:
             kept.append({**row, "label": mapped if isinstance(label, list) else mapped[0]})
+        elif keep_unlabelled:
+            kept.append({**row, "label": None})
     return kept
 
 

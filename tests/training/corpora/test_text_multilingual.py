@@ -135,6 +135,8 @@ def test_cped_without_its_training_file(tmp_path, caplog):
     for split in ("train", "validation"):
         assert set(data[split]["dialogue"]) == {sentence_in(split, "valid")}
     assert data["test"]["label"][:] == ["surprise", "surprise"]  # negative-other is none of the seven
+    whole = load_corpus("cped", tmp_path, keep_unlabelled=True)["test"]
+    assert whole["label"][:] == ["surprise", None] * 2 and whole["dialogue"][0] == whole["dialogue"][1]
     assert data["test"][0]["speaker"] == "32/于春晓" and data["test"][0]["utterance"] == 0
     assert "no train_split.csv" in caplog.text
     assert load_corpus("cped", tmp_path, classes="own")["test"]["label"][:2] == ["astonished", "negative-other"]
