@@ -80,6 +80,7 @@ class TriemoForEmotionSequence(TriemoPreTrainedModel):
         speakers: torch.Tensor | None = None,
         utterance_index: torch.Tensor | None = None,
         utterance_mask: torch.Tensor | None = None,
+        clip_states: torch.Tensor | None = None,
         **inputs: Unpack[TriemoInputs],
     ) -> TriemoSequenceOutput:
         """
@@ -88,8 +89,11 @@ class TriemoForEmotionSequence(TriemoPreTrainedModel):
             speakers: (B, N) int64, a number for each speaker of a dialogue, -1 where unknown; any numbers, for only
                 whether two are the same counts.
             utterance_index: (B, N) int64, for clips; see above.
-            utterance_mask: (B, N), for vectors: 1 where there is an utterance. One without any modality is then
-                context for the others, which see that its speaker had a turn; without this argument it is an error.
+            utterance_mask: (B, N), for vectors and `clip_states`: 1 where there is an utterance. One without any
+                modality is then context for the others, which see that its speaker had a turn; without this argument
+                it is an error.
+            clip_states: (B, N, D), what `encode_clips` has made of the clips before, in their place, with
+                `utterance_mask`; zeros for one without any modality.
             inputs: as in [`TriemoModel`].
 
         Raises:
@@ -98,14 +102,19 @@ class TriemoForEmotionSequence(TriemoPreTrainedModel):
         options: Any = inputs
         attentions = None
         if self.config.step_aligned:
-            if utterance_index is not None:
-                raise ValueError("utterance_index is for clips; this model takes step-aligned vectors.")
+            if utterance_index is not None or clip_states is not None:
+                name = "utterance_index" if clip_states is None else "clip_states"
+                raise ValueError(f"{name} is for clips; this model takes step-aligned vectors.")
             wanted = bool(options.get("output_attentions", self.config.output_attentions))
             given = ModalityInputs.collect(self.config, inputs)
             mask = check_utterances(given, utterance_mask)
             joint, masks = self.joint_states(given)
             visible = visible_utterances(mask, self.config.context_causal, self.config.context_window)
             states, attentions = self.triemo.fusion(joint, masks, wanted, visible)
+        elif clip_states is not None:
+            mask = torch.ones_like(clip_states[..., 0]) if utterance_mask is None else utterance_mask
+            states, mask = clip_states, mask.long()
+            check_shape("utterance_mask", mask, states.shape[:2])
         else:
             if utterance_mask is not None:
                 raise ValueError("utterance_mask is for step-aligned vectors; of clips, utterance_index says it.")
@@ -119,6 +128,10 @@ class TriemoForEmotionSequence(TriemoPreTrainedModel):
             utterance_mask=mask,
             fusion_attentions=attentions,
         )
+
+    def encode_clips(self, **inputs: Unpack[TriemoInputs]) -> torch.Tensor:
+        """Clips, as [`TriemoModel`] takes them, to what the context sees of each, (U, D)."""
+        return self.triemo(**inputs, return_dict=True).pooler_output
 
     def new_cache(self) -> TriemoContextCache:
         """What `push` keeps of running dialogues, empty. Raises ValueError as `push` does."""
@@ -139,6 +152,7 @@ class TriemoForEmotionSequence(TriemoPreTrainedModel):
         cache: TriemoContextCache,
         speakers: torch.Tensor | None = None,
         utterance_mask: torch.Tensor | None = None,
+        clip_states: torch.Tensor | None = None,
         **inputs: Unpack[TriemoInputs],
     ) -> torch.Tensor:
         """
@@ -150,6 +164,7 @@ class TriemoForEmotionSequence(TriemoPreTrainedModel):
             cache: a `new_cache()` at the start of the dialogues; changed in place.
             speakers: (B, new), as in `forward`, the same numbers in every push.
             utterance_mask: (B, new), as in `forward`, all ones.
+            clip_states: (B, new, D), as in `forward`.
             inputs: vectors (B, new, width) with their masks; without `config.step_aligned` clips, one a dialogue.
 
         Returns:
@@ -176,7 +191,7 @@ class TriemoForEmotionSequence(TriemoPreTrainedModel):
             fused, _ = self.triemo.fusion(joint, masks, visible=visible_utterances(there, True, window))
             states = fused[:, -new:]
         else:
-            states = self.triemo(**inputs, return_dict=True).pooler_output.unsqueeze(1)
+            states = self.encode_clips(**inputs).unsqueeze(1) if clip_states is None else clip_states
         return self.classifier(self.context.push(states, speakers, cache))
 
     def joint_states(self, given: ModalityInputs) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

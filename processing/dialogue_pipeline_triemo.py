@@ -16,7 +16,7 @@ from transformers.utils import logging
 from .influences_triemo import Influences, explain_dialogue
 from .presence_triemo import is_absent, say_once
 from .samples_triemo import MASKS, check_top_k, checked_labels, ranked_scores
-from .utterances_triemo import VECTORS, UtteranceEncoder
+from .utterances_triemo import CLIP_STATES, VECTORS, UtteranceEncoder
 
 __all__ = ["DIALOGUE_TASK", "ConversationalEmotionRecognitionPipeline", "DialogueSession"]
 
@@ -40,8 +40,9 @@ class ConversationalEmotionRecognitionPipeline(Pipeline):
     takes and empty cells counting as not given, and `speaker`: a name or a number, or None where unknown. Only who is
     the same counts, not the names. A list of dialogues, a generator or a dataset of them gives a list of answers each.
 
-    The model is a `TriemoForEmotionSequence` over vectors; the towers that make the vectors are those of the
-    checkpoint that its config names (`UtteranceEncoder.of`), or of the `encoder` given here.
+    The model is a `TriemoForEmotionSequence`. The towers that make vectors for one over vectors are those of the
+    checkpoint that its config names (`UtteranceEncoder.of`), or of the `encoder` given here; one with towers of its
+    own reads by them, and has no `explain`.
 
     Parameters, at construction or call:
         top_k: how many labels a turn has, best first; all by default.
@@ -73,17 +74,14 @@ class ConversationalEmotionRecognitionPipeline(Pipeline):
     def __init__(self, *args: Any, encoder: UtteranceEncoder | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         config = self.model.config
-        if not getattr(config, "step_aligned", False):
-            raise ValueError(
-                f"{DIALOGUE_TASK} needs a TriemoForEmotionSequence over vectors (config.step_aligned), got "
-                f"{type(self.model).__name__} without it."
-            )
+        if not hasattr(self.model, "encode_clips"):
+            raise ValueError(f"{DIALOGUE_TASK} needs a TriemoForEmotionSequence, got {type(self.model).__name__}.")
         if encoder is None:
             # Remote code of the one was allowed, and the other is its own base.
             remote = type(self.model).__module__.startswith("transformers_modules.")
             encoder = UtteranceEncoder.of(self.model, **({"trust_remote_code": True} if remote else {}))
         expected = {name: getattr(config, f"{name}_feature_size") for name in config.modalities}
-        if encoder.widths != expected:
+        if config.step_aligned and encoder.widths != expected:
             raise ValueError(f"encoder: gives vectors of {encoder.widths} values, expected {expected}.")
         encoder.model.to(self.device, self.model.dtype)
         self.encoder = encoder
@@ -105,6 +103,8 @@ class ConversationalEmotionRecognitionPipeline(Pipeline):
         check_top_k(top_k)
         if explain and self.model.config.resolved_problem_type == "regression":
             raise ValueError("explain: needs scores of classes, and this model's problem_type is 'regression'.")
+        if explain and not self.model.config.step_aligned:
+            raise ValueError("explain: needs a model over vectors, and this one has towers of its own.")
         chosen = {"top_k": top_k, "candidate_labels": checked_labels(candidate_labels, self.model.config)}
         answer = {name: value for name, value in chosen.items() if value is not None}
         forward = {"explain": explain, "candidate_labels": chosen["candidate_labels"]}
@@ -210,13 +210,19 @@ class ConversationalEmotionRecognitionPipeline(Pipeline):
         self, model_inputs: dict[str, Any], explain: bool = False, candidate_labels: list[str] | None = None
     ) -> dict[str, Any]:
         inputs = {name: value for name, value in model_inputs.items() if name != "turns"}
-        logits = self.model(**inputs).logits.float().cpu()[0]
+        logits = self.model(**self.taken(inputs)).logits.float().cpu()[0]
         outputs = {"logits": logits, "present": self.present(inputs)[0], "turns": model_inputs["turns"]}
         if explain:
             names = self.model.config.id2label
             left_out = [index for index, name in names.items() if candidate_labels and name not in candidate_labels]
             outputs["influences"] = self.influences(inputs, logits, left_out)
         return outputs
+
+    @staticmethod
+    def taken(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What the model takes of a dialogue's tensors: beside states of clips no masks of their modalities."""
+        left_out = tuple(MASKS.values()) if CLIP_STATES in inputs else ()
+        return {name: value for name, value in inputs.items() if name not in left_out}
 
     def present(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """(batch, N, 3) bool, which of text, audio, vision a turn has."""
@@ -284,8 +290,13 @@ class ConversationalEmotionRecognitionPipeline(Pipeline):
         return (self.run_single(one, preprocess_params, forward_params, postprocess_params) for one in inputs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """The model, and this file with it where the config names it, as in a checkpoint from the Hub."""
+        """
+        The model, its processor where it has towers of its own, and this file where the config names it, as in a
+        checkpoint from the Hub.
+        """
         self.model.save_pretrained(save_directory, **kwargs)
+        if not self.model.config.step_aligned:
+            self.encoder.processor.save_pretrained(save_directory)
         if getattr(self.model.config, "custom_pipelines", None):
             custom_object_save(self, save_directory)
 
@@ -325,7 +336,7 @@ class DialogueSession:
         told = tensors.pop("turns")
         with torch.inference_mode():
             inputs = {name: value.to(self.reader.device) for name, value in tensors.items()}
-            logits = self.reader.model.push(self._cache, **inputs)[0].float().cpu()
+            logits = self.reader.model.push(self._cache, **self.reader.taken(inputs))[0].float().cpu()
         self.turns += 1
         outputs = {"logits": logits, "present": self.reader.present(inputs)[0], "turns": told}
         return self.reader.postprocess(outputs, **self._postprocessing)[0]

@@ -15,12 +15,13 @@ from .media_sources_triemo import MediaLimits, media_limits
 from .presence_triemo import NothingToReadError, is_absent, say_once
 from .samples_triemo import MASKS, read_input
 
-__all__ = ["DEFAULT_LAYERS", "VECTORS", "UtteranceEncoder"]
+__all__ = ["CLIP_STATES", "DEFAULT_LAYERS", "VECTORS", "ClipEncoder", "UtteranceEncoder"]
 
 logger = logging.get_logger(__name__)
 
 # The tensors of `TriemoForEmotionSequence`, by modality.
 VECTORS = {"text": "text_features", "audio": "input_features", "vision": "vision_features"}
+CLIP_STATES = "clip_states"
 DEFAULT_LAYERS = {"text": (-1,), "audio": (-1,), "vision": (-1,)}
 
 
@@ -66,11 +67,12 @@ class UtteranceEncoder:
     @classmethod
     def of(cls, head: Any, batch_size: int = 16, **hub_kwargs: Any) -> "UtteranceEncoder":
         """
-        The encoder of a conversation's model, from the checkpoint that its config names.
+        The encoder of a conversation's model: of one over vectors, from the checkpoint that its config names; of one
+        that has towers, a `ClipEncoder` over itself.
 
         Args:
-            head: a `TriemoForEmotionSequence` whose config has `base_model_name_or_path`. A folder of that name beside
-                the head's own goes before the Hub, so that what lies together needs no network.
+            head: a `TriemoForEmotionSequence`, over vectors with `base_model_name_or_path` in its config. A folder of
+                that name beside the head's own goes before the Hub, so that what lies together needs no network.
             batch_size: utterances a pass through a tower.
             hub_kwargs: of `from_pretrained`, such as `trust_remote_code=True`.
 
@@ -78,6 +80,8 @@ class UtteranceEncoder:
             ValueError: a config that names no checkpoint, or towers whose vectors have another width.
         """
         config = head.config
+        if not config.step_aligned:
+            return ClipEncoder(head, AutoProcessor.from_pretrained(head.name_or_path, **hub_kwargs), batch_size)
         name = config.base_model_name_or_path
         if not name:
             raise ValueError("base_model_name_or_path: the config names no checkpoint whose towers made the vectors.")
@@ -126,10 +130,7 @@ class UtteranceEncoder:
         """
         if not len(utterances):
             raise ValueError("utterances: got none, expected at least one.")
-        vectors: dict[str, Any] = {}
-        for name, width in self.widths.items():
-            vectors[VECTORS[name]] = torch.zeros(len(utterances), width)
-            vectors[MASKS[name]] = torch.zeros(len(utterances), dtype=torch.long)
+        vectors: dict[str, Any] = self.nothing(len(utterances))
         notes: list[list[str]] = [[] for _ in utterances]
         # Utterances of like length together: a batch is padded to its longest.
         order = sorted(range(len(utterances)), key=lambda row: _rough_length(utterances[row]))
@@ -148,6 +149,11 @@ class UtteranceEncoder:
         else:
             say_once(logger, [note for said in notes for note in said])
         return vectors
+
+    def nothing(self, count: int) -> dict[str, torch.Tensor]:
+        """The result for so many utterances that hold nothing."""
+        values = {VECTORS[name]: torch.zeros(count, width) for name, width in self.widths.items()}
+        return values | {MASKS[name]: torch.zeros(count, dtype=torch.long) for name in self.layers}
 
     def prepare(
         self,
@@ -181,6 +187,32 @@ class UtteranceEncoder:
             found = self.base.tower_means(layers=read, **{name: value.to(device) for name, value in batch.items()})
         vectors = {VECTORS[name]: value.float().cpu() for name, value in found.items()}
         return vectors | {MASKS[name]: batch[MASKS[name]].any(1).long() for name in found}
+
+
+class ClipEncoder(UtteranceEncoder):
+    """
+    The same for a `TriemoForEmotionSequence` that has towers of its own: in place of vectors by modality there are
+    `clip_states` (N, D), what its context sees of each utterance, zeros for one that holds nothing.
+
+    Args:
+        model: with towers; put into evaluation mode.
+        processor: its `TriemoProcessor`.
+        batch_size: utterances a pass.
+    """
+
+    def __init__(self, model: Any, processor: Any, batch_size: int = 16) -> None:
+        super().__init__(model, processor, batch_size=batch_size)
+
+    def nothing(self, count: int) -> dict[str, torch.Tensor]:
+        masks = {MASKS[name]: torch.zeros(count, dtype=torch.long) for name in self.layers}
+        return {CLIP_STATES: torch.zeros(count, self.model.config.hidden_size), **masks}
+
+    def encode(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A batch of the processor's tensors (B, ...) to `clip_states` (B, D) and masks (B,), by their names."""
+        with torch.inference_mode():
+            found = self.model.encode_clips(**{name: value.to(self.base.device) for name, value in batch.items()})
+        masks = {mask: batch[mask].any(1).long() for mask in MASKS.values() if mask in batch}
+        return {CLIP_STATES: found.float().cpu(), **masks}
 
 
 def _rough_length(utterance: Any) -> int:

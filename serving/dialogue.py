@@ -57,11 +57,14 @@ def dialogue(
     labels = list(reader.model.config.id2label.values())
     watched = [parse_rule(rule, labels) for rule in rules]
     reports, undelivered = [], 0
+    explained = explain and reader.model.config.step_aligned
     for one in dialogues:
         if one.recording is not None and set(reader.encoder.layers) == {"text"}:
             one = replace(one, recording=None, notes=[*one.notes, "audio: this model reads words alone"])
+        if explain and not explained:
+            one = replace(one, notes=[*one.notes, "explanations: there are none of a model with towers of its own"])
         with errors.status(f"Reading {one.name}") if errors.is_terminal else nullcontext():
-            answers = _answers(reader, one, keep_empty, explain)
+            answers = _answers(reader, one, keep_empty, explained)
         watch = RuleWatch(watched, one.name)
         alerts = [
             met

@@ -175,6 +175,12 @@ def test_clips_are_put_together_by_index():
         alone = model(**{name: value[3:4] for name, value in flat.items()})
     assert outputs.utterance_mask.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
     torch.testing.assert_close(outputs.logits[0, 0], alone.logits[0, 0])
+    with torch.inference_mode():
+        states = model.encode_clips(**flat)[index.clamp(min=0)]
+        again = model(clip_states=states, utterance_mask=outputs.utterance_mask)
+    torch.testing.assert_close(again.logits, outputs.logits)
+    with pytest.raises(ValueError, match="clip_states is for clips; this model takes step-aligned vectors"):
+        tiny()(clip_states=states, **vectors_of)
     with pytest.raises(ValueError, match="utterance_index must be from -1 to 9, got up to 10"):
         model(**flat, utterance_index=index + 1)
 

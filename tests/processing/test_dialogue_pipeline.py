@@ -8,6 +8,7 @@ from transformers import pipeline
 
 from triemo.modeling import TriemoConfig, TriemoForEmotionSequence
 from triemo.processing import DIALOGUE_TASK, ConversationalEmotionRecognitionPipeline, UtteranceEncoder
+from triemo.processing.utterances_triemo import ClipEncoder
 
 RATE = 16000
 SOUND = {"array": np.random.default_rng(0).normal(0, 0.1, RATE // 2).astype(np.float32), "sampling_rate": RATE}
@@ -176,7 +177,7 @@ def test_parameters_are_checked(reader, encoder):
         reader(TURNS, top=3)
     with pytest.raises(ValueError, match="top_k must be a whole number"):
         reader(TURNS, top_k=0)
-    with pytest.raises(ValueError, match="config.step_aligned"):
+    with pytest.raises(ValueError, match="needs a TriemoForEmotionSequence, got TriemoForEmotionClassification"):
         ConversationalEmotionRecognitionPipeline(tiny_classifier(), encoder=encoder)
     with pytest.raises(ValueError, match="encoder: gives vectors of .* values, expected .*'text': 31"):
         ConversationalEmotionRecognitionPipeline(tiny_head(text_feature_size=31), encoder=encoder)
@@ -213,3 +214,51 @@ def test_by_the_librarys_factory_from_a_folder(tmp_path, reader):
     np.testing.assert_allclose(scores(loaded(TURNS)), scores(reader(TURNS)), atol=1e-5)
     loaded.save_pretrained(tmp_path / "saved")
     assert {file.name for file in (tmp_path / "saved").iterdir()} == {"config.json", "model.safetensors"}
+
+
+# With towers of its own ----------------------------------------------------------------------------------------
+
+
+def clip_model(**fields) -> TriemoForEmotionSequence:
+    config = tiny_classifier(context_type="transformer", **fields).config
+    torch.manual_seed(0)
+    model = TriemoForEmotionSequence(config).eval()
+    torch.nn.init.normal_(model.classifier.out_proj.weight)
+    return model
+
+
+def test_a_model_with_towers_reads_by_them(tmp_path):
+    """Through disk and factory, the answers of its clips in one pass."""
+    model, processor = clip_model(), tiny_processor()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    reader = pipeline(DIALOGUE_TASK, model=str(tmp_path))
+    clips = [
+        dict(processor(text=TURNS[0]["text"], audio=[SOUND["array"]], sampling_rate=RATE)),
+        dict(processor(text=TURNS[1]["text"], images=[TURNS[1]["image"]])),
+        dict(processor(text="what")),
+        dict(processor(audio=[SOUND["array"]], sampling_rate=RATE)),
+        dict(processor(text=TURNS[4]["text"])),
+    ]
+    with torch.inference_mode():
+        logits = model(**processor.pad(clips), speakers=torch.tensor([[0, 1, 0, -1, 1]])).logits[0]
+    expected = logits.softmax(-1).numpy()[:, np.argsort(LABELS)]
+    answers = reader(TURNS, batch_size=2)
+    reader.save_pretrained(tmp_path / "again")
+    again = pipeline(DIALOGUE_TASK, model=str(tmp_path / "again"))(TURNS, batch_size=2)
+    assert np.array_equal(scores(again), scores(answers))
+    np.testing.assert_allclose(scores(answers), expected, atol=1e-5)
+    assert [answer["modalities"] for answer in answers][1:4] == [["text", "vision"], ["text"], ["audio"]]
+    with pytest.raises(ValueError, match="explain: needs a model over vectors"):
+        reader(TURNS, explain=True)
+    with pytest.raises(ValueError, match="turn 2: there is nothing to read from"):
+        reader([TURNS[0], {"text": ""}])
+    kept = reader([TURNS[0], {"text": "", "speaker": "bob"}, TURNS[2]], keep_empty=True)
+    assert kept[1]["label"] is None and not np.allclose(scores(kept[2:]), scores(reader([TURNS[0], TURNS[2]])[1:]))
+
+
+def test_a_live_model_with_towers_answers_as_of_the_whole_dialogue():
+    model = clip_model(context_causal=True, context_window=2)
+    reader = ConversationalEmotionRecognitionPipeline(model, encoder=ClipEncoder(model, tiny_processor()))
+    session = reader.session()
+    np.testing.assert_allclose(scores([session.push(turn) for turn in TURNS]), scores(reader(TURNS)), atol=1e-5)
