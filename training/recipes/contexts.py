@@ -2,7 +2,7 @@
 splits and seeds, as one table.
 
     python training/recipes/contexts.py --corpus meld --data DATA --output runs/contexts
-    python training/recipes/contexts.py --corpus cped --data DATA --model runs/small2/text --output runs/contexts
+    python training/recipes/contexts.py --corpus cped --data DATA --model runs/small2/text --layers 8,10,-1
 
 Every cell is `finetune.py --task dialogues` with the settings of `configs/contexts.yaml`; the best epoch is
 validation's, the test split is scored once a run. `--model` is a checkpoint, or the folder or Hub id of a text
@@ -28,7 +28,7 @@ from triemo.training.finetune import main as finetune
 from triemo.training.metrics.scores import mean_and_deviation
 from triemo.training.start import compose_model
 
-__all__ = ["ContextsRun", "main", "table_of", "towers_of"]
+__all__ = ["ContextsRun", "main", "one_run", "settings_of", "table_of", "towers_of"]
 
 CONFIG = Path(__file__).parent / "configs" / "contexts.yaml"
 
@@ -44,6 +44,11 @@ class ContextsRun:
     contexts: str = field(default=",".join(CONTEXT_TYPES), metadata={"help": "Which, comma-separated."})
     seeds: str = field(default="0,1,2,3,4", metadata={"help": "Of the runs, comma-separated."})
     output: str = field(default="runs/contexts", metadata={"help": "Folder of the runs and the table."})
+    layers: str | None = field(default=None, metadata={"help": "Of the text tower, in place of the config's."})
+    vectors: str | None = field(
+        default=None,
+        metadata={"help": "Folder of the utterances' vectors, for several recipes; else in the output's."},
+    )
     threads: int = field(default=1, metadata={"help": "torch threads"})
 
 
@@ -59,17 +64,18 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     read = yaml.safe_load(Path(run.config).read_text(encoding="utf-8"))
     if run.corpus not in read["corpora"]:
         raise ValueError(f"corpus: got {run.corpus!r}, expected one of {', '.join(read['corpora'])}")
-    settings = read["all"] | read["corpora"][run.corpus]
+    settings = settings_of(read, read["corpora"][run.corpus], run.layers)
     measure = settings["metric_for_best_model"]
     folder = Path(run.output) / run.corpus
     folder.mkdir(parents=True, exist_ok=True)
     model = towers_of(run.model, folder / "towers")
     names, seeds = run.contexts.split(","), [int(seed) for seed in run.seeds.split(",")]
+    settings["vectors"] = run.vectors or folder / "vectors"
     rows = {name: [one_run(folder, model, name, seed, settings, run.data) for seed in seeds] for name in names}
     result = {
         "contexts": {name: summary(found, measure) for name, found in rows.items()},
         "measure": measure,
-        "settings": settings,
+        "settings": {name: value for name, value in settings.items() if name != "vectors"},
         "seeds": seeds,
         "model": run.model,
         "command": " ".join(["python", "training/recipes/contexts.py", *(arguments or sys.argv[1:])]),
@@ -77,6 +83,23 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     write_json(Path(run.output) / f"{run.corpus}.json", result)
     print(table_of(result["contexts"], measure))
     return result
+
+
+def settings_of(read: Mapping[str, Any], own: Mapping[str, Any], layers: str | None) -> dict[str, Any]:
+    """
+    Arguments of `finetune.py`: those of all, over them a part's own, over them the layers of the text tower.
+
+    Raises:
+        ValueError: layers that are no whole numbers.
+    """
+    settings = dict(read["all"]) | dict(own)
+    if layers is not None:
+        try:
+            numbers = [int(layer) for layer in layers.split(",")]
+        except ValueError as error:
+            raise ValueError(f"layers: got {layers!r}, expected whole numbers such as 8,10,-1") from error
+        settings["model_config"] = {**settings.get("model_config", {}), "utterance_layers": {"text": numbers}}
+    return settings
 
 
 def towers_of(name: str, folder: Path) -> str:
@@ -97,7 +120,7 @@ def one_run(
     output = folder / f"{context}_{seed}"
     seconds = output / "seconds.json"
     given = dict(settings) | {"model": model, "context_type": context, "seed": seed, "output_dir": output}
-    given |= {"task": "dialogues", "vectors": folder / "vectors", "use_cpu": True, "disable_tqdm": True}
+    given |= {"task": "dialogues", "use_cpu": True, "disable_tqdm": True}
     given |= {} if data is None else {"data": data}
     argv = [text for name, value in given.items() for text in (f"--{name}", _text(value))]
     start = time.time()

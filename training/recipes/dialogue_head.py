@@ -23,7 +23,8 @@ from transformers import HfArgumentParser
 from triemo.training.common import DIALOGUE_MODEL, HUB_MODEL, default_model, write_json
 from triemo.training.corpora.labels import LABEL_MAP_VERSION
 from triemo.training.metrics.scores import mean_and_deviation, rounded
-from triemo.training.recipes.contexts import CONFIG, one_run
+from triemo.training.recipes.contexts import CONFIG, one_run, settings_of
+from triemo.training.sources import parse_corpora
 
 __all__ = ["HeadRun", "main"]
 
@@ -39,6 +40,11 @@ class HeadRun:
     base: str = field(default=HUB_MODEL, metadata={"help": "Hub id of that checkpoint, for the head's config."})
     seeds: str = field(default="0,1,2", metadata={"help": "Of the heads that validation chooses among."})
     output: str = field(default="runs/dialogue", metadata={"help": "Folder of the runs."})
+    layers: str | None = field(default=None, metadata={"help": "Of the text tower, in place of the config's."})
+    vectors: str | None = field(
+        default=None,
+        metadata={"help": "Folder of the utterances' vectors, for several recipes; else in the output's."},
+    )
     checkpoint: str = field(default=f"checkpoints/{DIALOGUE_MODEL}", metadata={"help": "Folder of the released head."})
     contexts: str | None = field(default=None, metadata={"help": "JSON of contexts.py, to stand in metrics.json."})
     threads: int = field(default=1, metadata={"help": "torch threads"})
@@ -49,11 +55,15 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     (run,) = HfArgumentParser(HeadRun, description=__doc__.splitlines()[0]).parse_args_into_dataclasses(arguments)
     torch.set_num_threads(run.threads)
     read = yaml.safe_load(Path(run.config).read_text(encoding="utf-8"))
-    settings = dict(read["all"]) | dict(read["released"]) | {"corpora": run.corpora}
+    settings = settings_of(read, read["released"], run.layers) | {"corpora": run.corpora}
+    named = parse_corpora(run.corpora)
+    options = {name: given for name, given in settings.get("corpus_options", {}).items() if name in named}
+    settings["corpus_options"] = options
     context, measure = settings.pop("context_type"), settings["metric_for_best_model"]
     folder = Path(run.output)
+    vectors = {"vectors": run.vectors or folder / "vectors"}
     seeds = [int(seed) for seed in run.seeds.split(",")]
-    found = {seed: one_run(folder, run.model, context, seed, settings, run.data) for seed in seeds}
+    found = {seed: one_run(folder, run.model, context, seed, settings | vectors, run.data) for seed in seeds}
     liked = {seed: _mean(results["validation"], measure) for seed, results in found.items()}
     best = max(liked, key=lambda seed: liked[seed])
     target = Path(run.checkpoint)

@@ -21,7 +21,10 @@ def test_the_head_that_validation_likes_best_is_released(tmp_path):
     save_tiny_checkpoint(tmp_path / "triemo-tiny")
     sizes = {"hidden_size": 16, "num_attention_heads": 2, "context_causal": True, "context_window": 4}
     settings = {"num_train_epochs": 1, "metric_for_best_model": "accuracy", "model_config": sizes}
-    config = {"all": settings, "released": {"context_type": "graph"}}
+    config = {
+        "all": settings,
+        "released": {"context_type": "graph", "corpus_options": {"cped": {"keep_unlabelled": True}}},
+    }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     arguments = ["--config", str(tmp_path / "config.yaml"), "--data", str(tmp_path), "--seeds", "0,1"]
     arguments += ["--model", str(tmp_path / "triemo-tiny"), "--base", "somebody/triemo-tiny"]
