@@ -222,6 +222,10 @@ def _encoder(
     if not wanted:
         return None
     model, processor = load_model(args.model, allow_new_head=True)
+    if isinstance(model, TriemoForEmotionSequence):
+        raise ValueError(
+            f"model: {args.model} reads dialogues by towers of its own, which --towers tuned goes on with."
+        )
     layers = _fields_of(args).get("utterance_layers") or {}
     missing = sorted(wanted - set(model.config.modalities))
     if missing:

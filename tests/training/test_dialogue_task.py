@@ -16,7 +16,7 @@ from triemo.modeling import TriemoForEmotionSequence
 from triemo.processing import UtteranceEncoder
 from triemo.training.arguments import parse_arguments
 from triemo.training.data.collation import EmotionCollator
-from triemo.training.data.dialogues import DialogueClips, Dialogues
+from triemo.training.data.dialogues import DialogueClips, Dialogues, readable_utterances
 from triemo.training.data.utterance_vectors import utterance_vectors
 from triemo.training.finetune import main
 from triemo.training.sources import load_dialogues
@@ -148,11 +148,14 @@ def spoken(place):
     return place
 
 
-def test_towers_learn_with_the_context(spoken, caplog):
+@pytest.fixture(scope="module")
+def learned(spoken):
+    return main(tuned(spoken, "tuned", freeze_towers="vision", context_type="graph"))
+
+
+def test_towers_learn_with_the_context(spoken, learned):
     """Words, voices and faces of whole dialogues; what of the towers is frozen stays bit for bit."""
-    with caplog.at_level(logging.WARNING):
-        found = main(tuned(spoken, "tuned", freeze_towers="vision", context_type="graph"))
-    assert "turns train: 1 of 11 utterances hold nothing to read, as utterance 1 of dialogue 'd1'" in caplog.text
+    found = learned
     assert (
         found["steps"] == 2 and found["test"]["turns"]["samples"] == 4 and found["validation"]["turns"]["samples"] == 3
     )
@@ -164,9 +167,8 @@ def test_towers_learn_with_the_context(spoken, caplog):
     assert model.config.label2id["joy"] == 3 and not (spoken / "tuned" / "vectors").exists()
 
 
-def test_the_score_is_that_of_the_tuned_model(spoken):
+def test_the_score_is_that_of_the_tuned_model(spoken, learned):
     """The test's dialogue through the folder alone, each of its turns with what it has."""
-    found = json.loads((spoken / "tuned" / "results.json").read_text())
     model, processor = load_model(str(spoken / "tuned"))
     with (spoken / "spoken" / "turns.csv").open() as file:
         turns = [row for row in csv.DictReader(file) if row["split"] == "test"]
@@ -181,17 +183,16 @@ def test_the_score_is_that_of_the_tuned_model(spoken):
         logits = model.eval()(**batch, speakers=torch.arange(len(turns))[None] % 2).logits[0]
     best = [model.config.id2label[index] for index in logits.argmax(-1).tolist()]
     right = sum(label == row["label"] for label, row in zip(best, turns, strict=True))
-    assert right / len(turns) == pytest.approx(found["test"]["turns"]["accuracy"])
+    assert right / len(turns) == pytest.approx(learned["test"]["turns"]["accuracy"])
     loss = torch.nn.functional.cross_entropy(
         logits, torch.tensor([model.config.label2id[row["label"]] for row in turns])
     )
-    assert float(loss) == pytest.approx(found["test"]["turns"]["loss"], abs=1e-5)
+    assert float(loss) == pytest.approx(learned["test"]["turns"]["loss"], abs=1e-5)
 
 
-def test_a_tuned_model_goes_on_learning(spoken):
-    first = json.loads((spoken / "tuned" / "results.json").read_text())
+def test_a_tuned_model_goes_on_learning(spoken, learned):
     again = main(tuned(spoken, "tuned_again", model=spoken / "tuned", freeze_towers="vision"))
-    assert again["parameters"] == first["parameters"] and again["losses"][0] < first["losses"][0]
+    assert again["parameters"] == learned["parameters"] and again["losses"][0] < learned["losses"][0]
 
 
 def test_adapters_on_the_towers(spoken):
@@ -216,12 +217,15 @@ def test_adapters_on_the_towers(spoken):
         torch.testing.assert_close(load_model(str(spoken / "adapted_merged"))[0].eval()(**batch).logits, answers[0])
 
 
-def test_each_draw_of_an_utterance_is_varied_anew(spoken):
+def test_each_draw_of_an_utterance_is_varied_anew(spoken, caplog):
     model, processor = load_model(str(spoken / "tiny"))
     args = parse_arguments(tuned(spoken, "none"))[1]
     data = load_dialogues(args)["train"]["turns"][0]
     collator = EmotionCollator(processor, model.config.label2id, augment=True)
-    rows = DialogueClips([Dialogues.of(data, [True] * len(data), model.config.label2id, "turns")], collator)
+    with caplog.at_level(logging.WARNING):
+        part = Dialogues.of(data, readable_utterances(data, collator), model.config.label2id, "turns")
+    assert "turns: 1 of 11 utterances hold nothing to read, as utterance 1 of dialogue 'd1'" in caplog.text
+    rows = DialogueClips([part], collator)
     sounds = [rows[ticket]["clips"][0]["pixel_values"] for ticket in (0, len(rows), 0)]
     assert torch.equal(sounds[0], sounds[2]) and not torch.equal(sounds[0], sounds[1])
 
@@ -246,7 +250,9 @@ def test_what_cannot_be_tuned_is_refused(spoken, finished, changes, message):
         main(tuned(spoken, "refused", **changes))
 
 
-def test_a_model_of_dialogues_is_no_start_for_clips(spoken):
+def test_a_model_of_dialogues_is_no_start_for_clips_or_a_head(spoken, learned):
+    with pytest.raises(ValueError, match="reads dialogues by towers of its own, which --towers tuned goes on with"):
+        main(tuned(spoken, "head_of_tuned", model=spoken / "tuned", towers="cached"))
     rows = [f"i am so happy {letter},joy" for letter in "abcdefghijkl"]
     (spoken / "clips.csv").write_text("\n".join(["text,label", *rows]))
     with pytest.raises(ValueError, match="labels the utterances of dialogues, which is --task dialogues"):

@@ -211,7 +211,7 @@ Hiring, policing, border control, surveillance, credit, education, diagnosis or 
 
 def dialogue_card(repo: str, config: TriemoConfig, measured: Mapping[str, Any]) -> str:
     """
-    A card for a head of conversations, with its test scores as `model-index`.
+    A card for a model of conversations, over vectors or with towers of its own, with its test scores as `model-index`.
 
     Args:
         repo: `user/name`.
@@ -252,12 +252,15 @@ def dialogue_card(repo: str, config: TriemoConfig, measured: Mapping[str, Any]) 
     )
     seen = "what was said before alone" if config.context_causal else "what was said before and after"
     labels = ", ".join(str(config.id2label[index]) for index in range(config.num_labels))
+    kind, towers = "model", "towers of its own"
+    if config.step_aligned:
+        kind = "head"
+        towers = f"the towers of\n{base or 'a checkpoint that it does not name'}, which are loaded beside it"
     body = f"""
 # {name}
 
-A Triemo head that reads the emotion of every turn of a conversation, knowing {seen} and who spoke:
-{labels}. It reads {", ".join(config.modalities)} through the towers of
-{base or "a checkpoint that it does not name"}, which are loaded beside it. It reads expression, not inner feeling.
+A Triemo {kind} that reads the emotion of every turn of a conversation, knowing {seen} and who spoke:
+{labels}. It reads {", ".join(config.modalities)} through {towers}. It reads expression, not inner feeling.
 
 ## Figures
 

@@ -112,7 +112,7 @@ def _card(checkpoint: Path, folder: Path, repo: str, base_model: str | None, car
         return own.read_text("utf-8")
     if card is not None and "{{" not in (text := Path(card).read_text("utf-8")):
         return text
-    if is_head(checkpoint):
+    if pipeline_of(checkpoint) is ConversationalEmotionRecognitionPipeline:
         results = checkpoint / "results.json"
         measured = _read_json(results) if metrics is None and results.is_file() else metrics
         return dialogue_card(repo, TriemoConfig.from_pretrained(folder), measured or {})
@@ -210,7 +210,7 @@ def assemble_hub_folder(
         files += _weight_files(checkpoint)
     configs = {name: write(checkpoint) for name, write in written.items()}
     files += [checkpoint / name for name in _OPTIONAL if (checkpoint / name).is_file()]
-    files += _source_files(ConversationalEmotionRecognitionPipeline if head else MultimodalEmotionRecognitionPipeline)
+    files += _source_files(pipeline_of(checkpoint))
 
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as parent:
@@ -232,6 +232,13 @@ def is_head(checkpoint: Path) -> bool:
     return file.is_file() and bool(_read_json(file).get("step_aligned"))
 
 
+def pipeline_of(checkpoint: Path) -> Any:
+    """The pipeline that reads with a checkpoint: that of conversations for a head and for one with its own towers."""
+    architectures = _read_json(checkpoint / "config.json").get("architectures") or ()
+    of_dialogues = is_head(checkpoint) or TriemoForEmotionSequence.__name__ in architectures
+    return ConversationalEmotionRecognitionPipeline if of_dialogues else MultimodalEmotionRecognitionPipeline
+
+
 def _model_config(checkpoint: Path, base: str | None = None) -> dict[str, Any]:
     config = _read_json(checkpoint / "config.json")
     if config.get("model_type") != TriemoConfig.model_type:
@@ -240,21 +247,18 @@ def _model_config(checkpoint: Path, base: str | None = None) -> dict[str, Any]:
             f"{config.get('model_type')!r}."
         )
     config["auto_map"] = {auto: _reference(cls) for auto, cls in _MODEL_CLASSES.items()}
-    pipeline = {"impl": _reference(MultimodalEmotionRecognitionPipeline), "pt": ["AutoModelForVideoClassification"]}
-    task = TASK
+    reader = pipeline_of(checkpoint)
+    task, kind = TASK, "AutoModelForVideoClassification"
+    if reader is ConversationalEmotionRecognitionPipeline:
+        task, kind = DIALOGUE_TASK, "AutoModelForTokenClassification"
     if is_head(checkpoint):
-        pipeline = {
-            "impl": _reference(ConversationalEmotionRecognitionPipeline),
-            "pt": ["AutoModelForTokenClassification"],
-        }
-        task = DIALOGUE_TASK
         towers = base or config.get("base_model_name_or_path")
         if towers and Path(towers).is_dir():
             raise ValueError(
                 f"base-model: {checkpoint} reads the vectors of {towers}; name its repository on the Hub."
             )
         config["base_model_name_or_path"] = towers
-    config["custom_pipelines"] = {task: {**pipeline, "type": "multimodal"}}
+    config["custom_pipelines"] = {task: {"impl": _reference(reader), "pt": [kind], "type": "multimodal"}}
     return config
 
 

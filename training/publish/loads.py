@@ -67,7 +67,9 @@ def try_endpoint(repo: str) -> None:
     module = module_from_spec(spec)
     sys.modules["handler"] = module
     spec.loader.exec_module(module)
-    answer = module.EndpointHandler(str(Path(file).parent))({"inputs": {"text": "Is this a test?"}})
+    turn = {"text": "Is this a test?"}
+    of_dialogues = "TriemoForEmotionSequence" in (config.get("architectures") or ())
+    answer = module.EndpointHandler(str(Path(file).parent))({"inputs": {"turns": [turn]} if of_dialogues else turn})
     if not answer:
         raise ValueError(f"handler.py answered {answer!r}")
 

@@ -1,9 +1,10 @@
-"""A head of conversations on the Hub: its own weights and code alone, and where its towers are."""
+"""Models of conversations on the Hub: a head with its own weights alone and where its towers are, one with towers."""
 
 import json
 
 import pytest
 from huggingface_hub import ModelCard
+from tiny_checkpoint import tiny_classifier, tiny_processor
 
 from triemo.modeling import TriemoConfig, TriemoForEmotionSequence
 from triemo.training.publish.command import publish
@@ -49,3 +50,16 @@ def test_towers_in_a_folder_of_ones_own_need_a_name_on_the_hub(head, tmp_path):
         assemble_repository(head, tmp_path / "out", "me/head")
     assemble_repository(head, tmp_path / "out", "me/head", base_model="me/towers")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["base_model_name_or_path"] == "me/towers"
+
+
+def test_one_with_towers_of_its_own_reads_by_itself(tmp_path):
+    """Without triemo its card's example and its endpoint answer, words through its own tower."""
+    TriemoForEmotionSequence(tiny_classifier(context_type="graph").config).save_pretrained(tmp_path / "tuned")
+    tiny_processor().save_pretrained(tmp_path / "tuned")
+    publish("me/tuned", tmp_path / "tuned", dry_run=tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert list(config["custom_pipelines"]) == ["conversational-emotion-recognition"]
+    assert config["auto_map"]["AutoModelForTokenClassification"].endswith(".TriemoForEmotionSequence")
+    assert (tmp_path / "out" / "processor_config.json").is_file()
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert "A Triemo model that reads" in card.text and "towers of its own" in card.text
