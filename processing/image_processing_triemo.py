@@ -19,7 +19,6 @@ from .mtcnn_triemo import load_mtcnn_weights
 from .people_triemo import FaceTracks
 from .pictures_triemo import (
     DEFAULT_IMAGE_SETTINGS,
-    Clip,
     TriemoImagesKwargs,
     checked_image_settings,
     face_boxes,
@@ -139,12 +138,9 @@ class TriemoImageProcessor(BaseImageProcessor):
         Args:
             window: with frames.
             overrides: fields of the processor, for this call.
-            has_more: whether it holds sound or text too; else one frame without a face is taken whole.
+            has_more: as in `Window.clip`.
         """
-        times = np.array([frame.seconds - window.start for frame in window.frames])
-        frames = [frame.pixels for frame in window.frames]
-        clip = Clip(frames, times, "absent" if has_more or len(frames) > 1 else "whole", window.boxes)
-        data, (notes,) = picture_arrays([clip], self._settings(overrides), self._detector)
+        data, (notes,) = picture_arrays([window.clip(has_more)], self._settings(overrides), self._detector)
         window.notes += notes
         return data
 

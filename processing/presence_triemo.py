@@ -21,12 +21,15 @@ __all__ = [
     "say_once",
     "unheard",
     "unknown_words",
+    "words_at",
 ]
 
 SHORTEST_SOUND_SECONDS = 0.1  # of what is heard: less holds no syllable
 _FAINTEST_LEVEL = 1e-3  # RMS of 10 ms, -60 dB of full scale; the quietest recordings of the corpora reach ten times it
 BLOCKS_PER_SECOND = 100
 
+_UNSPACED = "\u3040-\u30ff\u3400-\u9fff"  # kana and ideographs: between their words are no spaces
+_WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
 _FIRST_EMOJI = 0x2600
 _JOINERS = {0xFE0E, 0xFE0F, 0x200D, *range(0x1F3FB, 0x1F400)}  # variation, joining and the skin's colour
 # Where Unicode's first name says something else than the picture does; these are its later short names.
@@ -128,6 +131,25 @@ def _emoji_name(character: str) -> str:
     if ord(character) < _FIRST_EMOJI or unicodedata.category(character) != "So":
         return ""
     return _BETTER_NAMES.get(character) or unicodedata.name(character, "").lower()
+
+
+def words_at(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[str, list[int]]]:
+    """
+    The words of a text, each with the steps of its tokens. A word is what stands between spaces, in scripts without
+    them a character.
+
+    Args:
+        text: as the tokenizer got it.
+        offsets: of each token, the characters where it begins and ends.
+    """
+    # The last character of a token tells its word: of some tokenizers the first is the space before it.
+    last = [end - 1 if end > begin else -1 for begin, end in offsets]
+    words = []
+    for match in _WORD.finditer(text):
+        steps = [step for step, character in enumerate(last) if match.start() <= character < match.end()]
+        if steps:
+            words.append((match.group(), steps))
+    return words
 
 
 def unknown_words(ids: Sequence[int], unknown: int | None, special: Collection[int]) -> tuple[int, int]:

@@ -4,7 +4,6 @@ Shapes: B samples; each modality keeps its own length and is padded to the longe
 """
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -17,8 +16,17 @@ from transformers.utils import TensorType, logging
 from .media_sources_triemo import MediaLimits, fetch, is_media_source, media_limits
 from .media_triemo import is_rated_array, load_audio
 from .people_triemo import checked_people
-from .pictures_triemo import DEFAULT_IMAGE_SETTINGS, MODEL_FRAME_RATE
-from .presence_triemo import NothingToReadError, check_text, is_absent, name_emoji, say_once, unheard, unknown_words
+from .pictures_triemo import DEFAULT_IMAGE_SETTINGS
+from .presence_triemo import (
+    NothingToReadError,
+    check_text,
+    is_absent,
+    name_emoji,
+    say_once,
+    unheard,
+    unknown_words,
+    words_at,
+)
 from .samples_triemo import MASKS, TOLD, has_sound, sample_frames, stack_padded
 from .windows_triemo import Recording, Window, WindowCutter, WindowPlan, window_plan
 
@@ -45,12 +53,9 @@ _AUDIO_OPTIONS = (
     "sampling_rate",
     "truncation",
 )
-LONGEST_SIDE_FACTOR = 2  # times detection_size, to which frames of a long recording are shrunk when they are decoded
 _FILE_FIELDS = {"audio_tokenizer", "auto_map", "chat_template", "processor_class"}  # of any processor's file
 # The library's own nesting of a call's options by modality.
 _NESTED = ("audio_kwargs", "common_kwargs", "images_kwargs", "text_kwargs", "videos_kwargs")
-_UNSPACED = "\u3040-\u30ff\u3400-\u9fff"  # kana and ideographs: between their words are no spaces
-_WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
 
 
 class TriemoProcessor(ProcessorMixin):
@@ -253,13 +258,13 @@ class TriemoProcessor(ProcessorMixin):
         rate = self.feature_extractor.sampling_rate if sampling_rate is None else sampling_rate
         with media_limits(limits):
             recording = Recording.of(given, rate, start, end, use_sound_track)
-            if recording.seconds <= plan.longest and recording.is_whole and checked_people(people) == "main":
+            if recording.fits(plan, people):
                 yield self._whole(recording, sampling_rate, use_sound_track, limits, return_tensors, kwargs)
                 return
             cutter = self.window_cutter(plan, recording.tracks, recording.start, people, **kwargs)
             everywhere = recording.place_words(cutter, self._fits)
-            side = LONGEST_SIDE_FACTOR * self.image_processor.detection_size
-            for window in recording.windows(cutter, self.window_frame_rate(plan, **kwargs), side):
+            frame_rate, detection_size = self.window_frame_rate(plan, **kwargs), self.image_processor.detection_size
+            for window in recording.windows(cutter, frame_rate, detection_size):
                 yield window, self.window_tensors(window, everywhere, return_tensors, **kwargs)
 
     def window_cutter(
@@ -280,13 +285,11 @@ class TriemoProcessor(ProcessorMixin):
         return WindowCutter(plan, self.feature_extractor.sampling_rate, tracks, start, faces, checked_people(people))
 
     def window_frame_rate(self, plan: WindowPlan, **kwargs: Any) -> float:
-        """Frames a second (Hz) of a window: the image processor's `frame_rate`, else its `num_frames` in a window."""
+        """Frames a second (Hz) of a window."""
         _, options, _ = _sorted_options(kwargs)
-        rate = options.get("frame_rate", self.image_processor.frame_rate)
-        count = options.get("num_frames", self.image_processor.num_frames)
-        if rate is not None:
-            return rate if count is None else min(rate, count / plan.chunk)
-        return MODEL_FRAME_RATE if count is None else count / plan.chunk
+        own = self.image_processor
+        rate, count = options.get("frame_rate", own.frame_rate), options.get("num_frames", own.num_frames)
+        return plan.frame_rate(count, rate)
 
     def window_tensors(
         self,
@@ -392,21 +395,14 @@ class TriemoProcessor(ProcessorMixin):
     def words_of(self, text: str) -> list[tuple[str, list[int]]]:
         """
         The words of a text, each with the steps of its tokens in what a call with `text_windows=True` returns for the
-        text alone. A word is what stands between spaces, in scripts without them a character.
+        text alone (`words_at`).
         """
         (named,) = with_named_emoji([text], self.tokenizer)
         settings = {**self._text_settings({}), "padding": False, "max_length": self.tokenizer.model_max_length}
         if settings["truncation"]:
             settings["return_overflowing_tokens"] = True
         windows = self.tokenizer([named], **settings, return_offsets_mapping=True)["offset_mapping"]
-        # The last character of a token tells its word: of some tokenizers the first is the space before it.
-        last = [end - 1 if end > begin else -1 for window in windows for begin, end in window]
-        words = []
-        for match in _WORD.finditer(named):
-            steps = [step for step, character in enumerate(last) if match.start() <= character < match.end()]
-            if steps:
-                words.append((match.group(), steps))
-        return words
+        return words_at(named, [pair for window in windows for pair in window])
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
         """As every processor's; besides, it writes the face detector's weights beside the settings."""

@@ -13,7 +13,8 @@ from PIL import Image
 
 from .media_sources_triemo import fetch, is_media_source
 from .media_triemo import is_rated_array
-from .people_triemo import FaceTracks, Frame, PeopleChoice, Person
+from .people_triemo import FaceTracks, Frame, PeopleChoice, Person, checked_people
+from .pictures_triemo import MODEL_FRAME_RATE, Clip
 from .presence_triemo import BLOCKS_PER_SECOND, check_text, heard_blocks
 from .recordings_triemo import Piece, recording_seconds, stream_recording
 from .samples_triemo import has_sound
@@ -42,6 +43,7 @@ _BIN_SECONDS = 0.1
 _BLOCKS_PER_BIN = round(BLOCKS_PER_SECOND * _BIN_SECONDS)
 _HEARD_BLOCKS = 3  # of a bin's ten: fewer are a click
 _PICTURE_PIXELS = 160  # of the longer side of the picture that stays of a window, at least
+_SIDE_FACTOR = 2  # times detection_size, to which frames of a long recording are shrunk when they are decoded
 _SECONDS_PER_WORD = 0.4  # of speech, where a word's own time is not known
 
 
@@ -61,6 +63,13 @@ class WindowPlan:
     def longest(self) -> float:
         """What is no longer than this is one window, seconds."""
         return self.chunk * (1 + _SMALLEST_REST)
+
+    def frame_rate(self, num_frames: int | None, frame_rate: float | None) -> float:
+        """Frames a second (Hz) of a window, by the image processor's fields: `frame_rate`, else its `num_frames` in a
+        window."""
+        if frame_rate is not None:
+            return frame_rate if num_frames is None else min(frame_rate, num_frames / self.chunk)
+        return MODEL_FRAME_RATE if num_frames is None else num_frames / self.chunk
 
 
 def window_plan(chunk_length_s: Any = None, stride_length_s: Any = None) -> WindowPlan:
@@ -180,6 +189,17 @@ class Window:
     faces: tuple[int, int] | None = None
     loudness: float | None = None
     picture: np.ndarray | None = None
+
+    def clip(self, has_more: bool) -> Clip:
+        """
+        Its frames, as they are made into tensors.
+
+        Args:
+            has_more: whether it holds sound or text too; else one frame without a face is taken whole.
+        """
+        times = np.array([frame.seconds - self.start for frame in self.frames])
+        frames = [frame.pixels for frame in self.frames]
+        return Clip(frames, times, "absent" if has_more or len(frames) > 1 else "whole", self.boxes)
 
     def release(self) -> None:
         """Keeps of sound and frames what is told of them, and lets them go."""
@@ -433,10 +453,10 @@ class Recording:
             sound = {"array": sound, "sampling_rate": sampling_rate}
         return cls(given, sound, seconds, float(start), None if end is None else float(end))
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether all of it is to be read."""
-        return self.start == 0 and self.end is None
+    def fits(self, plan: WindowPlan, people: Any) -> bool:
+        """Whether it is read in one piece. Raises ValueError for `people` that cannot be."""
+        is_whole = self.start == 0 and self.end is None
+        return checked_people(people) == "main" and is_whole and self.seconds <= plan.longest
 
     @property
     def tracks(self) -> list[str]:
@@ -471,14 +491,14 @@ class Recording:
         cutter.add_words(timed_words(text))
         return None
 
-    def windows(self, cutter: WindowCutter, frame_rate: float, longest_side: int) -> Iterator[Window]:
+    def windows(self, cutter: WindowCutter, frame_rate: float, detection_size: int) -> Iterator[Window]:
         """
         Its windows, decoded on the way.
 
         Args:
             cutter: that cuts it.
             frame_rate: of the frames, in Hz.
-            longest_side: pixels to which they are shrunk when they are decoded.
+            detection_size: pixels to which the longer side is shrunk where faces are looked for.
 
         Raises:
             ValueError: a still beside it, or media that cannot be read.
@@ -486,9 +506,8 @@ class Recording:
         if self.given.get("images") is not None:
             raise ValueError("a still and a recording longer than a window cannot be read together; give one of them.")
         rate, clip = cutter.sampling_rate, self.given.get("videos")
-        for piece in stream_recording(
-            clip, self.sound, rate, frame_rate, self.start, self.end, longest_side, cutter.notes
-        ):
+        side = _SIDE_FACTOR * detection_size
+        for piece in stream_recording(clip, self.sound, rate, frame_rate, self.start, self.end, side, cutter.notes):
             yield from cutter.push(piece)
         rest = cutter.finish()
         if rest:

@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from triemo.serving.onnx.processing.contributions_triemo import uninformed_score
 from triemo.serving.onnx.processing.explanations_triemo import Subset, contributions, subset_scores, subsets_of
-from triemo.serving.onnx.processing.samples_triemo import MASKS, TOLD, is_uncertain, present_modalities
+from triemo.serving.onnx.processing.samples_triemo import MASKS, TOLD, is_uncertain
 from triemo.serving.samples import Sample
 from triemo.training.common import DIALOGUE_MODEL, HUB_MODEL, default_model
 
@@ -36,7 +36,6 @@ __all__ = [
     "load_dialogue_reader",
     "load_reader",
     "pick_device",
-    "prepare",
     "read_sample",
     "read_subsets",
     "reading_document",
@@ -304,26 +303,6 @@ class SubsetReading:
         return [{"label": name, "score": score} for name, score in sorted(by_label.items(), key=lambda e: -e[1])]
 
 
-def prepare(reader: Any, sample: Sample, **options: Any) -> tuple[dict[str, Any], Evidence]:
-    """
-    The model's input for a sample, and what is in it.
-
-    Args:
-        reader: the `multimodal-emotion-recognition` pipeline.
-        options: `num_frames`, `use_sound_track`, `limits`.
-
-    Raises:
-        ValueError: unreadable media, or nothing to read from.
-    """
-    tensors = reader.prepare(sample.inputs, return_notes=True, **options)
-    (notes,) = tensors.pop("notes")
-    faces = None
-    if "video_attention_mask" in tensors:
-        faces = (int(tensors["video_attention_mask"].sum()), tensors["video_attention_mask"].shape[1])
-    use_sound_track = options.get("use_sound_track", True)
-    return tensors, _evidence(sample, present_modalities(tensors), faces, notes, use_sound_track)
-
-
 def read_sample(
     reader: Any,
     sample: Sample,
@@ -336,29 +315,21 @@ def read_sample(
     Scores of all labels, or of those to choose among; of a long recording the mean of its windows.
 
     Args:
-        reader, sample, options: as in `prepare`.
+        reader: the `multimodal-emotion-recognition` pipeline, or an `OnnxEmotionReader`.
+        options: `num_frames`, `use_sound_track`, `limits`.
         candidate_labels: the labels to choose among.
         min_score: below it the reading is uncertain; by default what is stored with the checkpoint.
         explain: say what the answer rests on.
 
     Raises:
-        ValueError: as in `prepare`; an explanation is asked of an exported graph or a regression model.
+        ValueError: unreadable media, nothing to read from, or an explanation asked of a regression model.
     """
-    if not hasattr(reader, "read_windows"):  # an exported graph, which reads in one piece
-        if explain:
-            raise ValueError("explain: needs a checkpoint, got an exported graph.")
-        tensors, evidence = prepare(reader, sample, **options)
-        scores = reader.postprocess(reader.forward(tensors), candidate_labels=candidate_labels)
-        present = [name in evidence.modalities for name in MASKS]
-        return Reading(sample, evidence, scores, is_uncertain(scores, reader.model.config, present, min_score))
     windows = list(reader.read_windows(sample.inputs, candidate_labels=candidate_labels, explain=explain, **options))
     answer = reader.postprocess(
         windows, candidate_labels=candidate_labels, min_score=min_score, return_notes=True, alone=True
     )
-    faces = [output["window"].faces for output in windows if output["window"].faces is not None]
-    counted = (sum(seen for seen, _ in faces), sum(looked_at for _, looked_at in faces)) if faces else None
     use_sound_track = options.get("use_sound_track", True)
-    evidence = _evidence(sample, tuple(answer["modalities"]), counted, answer["notes"], use_sound_track)
+    evidence = _evidence(sample, tuple(answer["modalities"]), windows, answer["notes"], use_sound_track)
     return Reading(sample, evidence, answer["scores"], answer["uncertain"], answer.get("explanation"))
 
 
@@ -368,37 +339,27 @@ def read_subsets(reader: Any, sample: Sample, explain: bool = False, **options: 
     and the tensors of the one that holds most. Arguments as in `read_sample`.
 
     Raises:
-        ValueError: unreadable media, nothing to read from, a regression model, or an explanation asked of a graph.
+        ValueError: unreadable media, nothing to read from, or a regression model.
     """
     config = reader.model.config
     empty = uninformed_score(config)
+    windows, notes = reader.windows_of(sample.inputs, explain=explain, **options)
+    parts = [{name: one[name] for name in one if name not in ("window", "is_last", *TOLD)} for one in windows]
+    # A click or two may be all that is heard in a window: it has a say all the same, but hardly any.
+    scores = _mean_subset_scores(reader, parts, [one["window"].held or 0.01 for one in windows])
+    most = max(range(len(windows)), key=lambda index: windows[index]["window"].held)
     explanation = None
-    if not hasattr(reader, "windows_of"):  # an exported graph, which reads in one piece
-        if explain:
-            raise ValueError("explain: needs a checkpoint, got an exported graph.")
-        tensors, evidence = prepare(reader, sample, **options)
-        scores = subset_scores(reader, tensors)
-    else:
-        windows, notes = reader.windows_of(sample.inputs, explain=explain, **options)
-        parts = [{name: one[name] for name in one if name not in ("window", "is_last", *TOLD)} for one in windows]
-        # A click or two may be all that is heard in a window: it has a say all the same, but hardly any.
-        scores = _mean_subset_scores(reader, parts, [one["window"].held or 0.01 for one in windows])
-        most = max(range(len(windows)), key=lambda index: windows[index]["window"].held)
-        tensors = parts[most]
-        if explain:
-            read = list(reader.read_together(windows, {"explain": True}))
-            explanation = reader.postprocess(read, return_notes=True)["explanation"]
-        faces = [one["window"].faces for one in windows if one["window"].faces is not None]
-        counted = (sum(seen for seen, _ in faces), sum(looked_at for _, looked_at in faces)) if faces else None
-        modalities = max(scores, key=len)
-        evidence = _evidence(sample, modalities, counted, notes, options.get("use_sound_track", True))
+    if explain:
+        read = list(reader.read_together(windows, {"explain": True}))
+        explanation = reader.postprocess(read, return_notes=True)["explanation"]
+    evidence = _evidence(sample, max(scores, key=len), windows, notes, options.get("use_sound_track", True))
     together = scores[evidence.modalities]
     label = max(together, key=together.__getitem__)
     uncertain = is_uncertain(
         [{"label": label, "score": together[label]}], config, [name in evidence.modalities for name in MASKS]
     )
     parts_of_label = contributions(scores, label, empty)
-    return SubsetReading(sample, evidence, scores, label, empty, parts_of_label, tensors, uncertain, explanation)
+    return SubsetReading(sample, evidence, scores, label, empty, parts_of_label, parts[most], uncertain, explanation)
 
 
 def _mean_subset_scores(
@@ -450,8 +411,10 @@ def subsets_document(read: SubsetReading) -> dict[str, Any]:
 
 
 def _evidence(
-    sample: Sample, modalities: Subset, faces: tuple[int, int] | None, notes: list[str], use_sound_track: bool
+    sample: Sample, modalities: Subset, windows: Sequence[Mapping[str, Any]], notes: list[str], use_sound_track: bool
 ) -> Evidence:
+    counts = [one["window"].faces for one in windows if one["window"].faces is not None]
+    faces = (sum(seen for seen, _ in counts), sum(looked_at for _, looked_at in counts)) if counts else None
     missing = []
     if faces is not None and "vision" not in modalities:
         missing.append(f"no face was found in {'the picture' if faces[1] == 1 else f'{faces[1]} frames'}")

@@ -2,24 +2,23 @@
 
     reader = OnnxEmotionReader("onnx/")
     reader("clip.mp4", top_k=3)
+    reader("interview.mp4", return_timestamps=True)
     reader([{"text": "Leave me alone."}, {"audio": "voice.wav"}], batch_size=2)
 
 Needs onnxruntime, tokenizers, numpy, Pillow and, for sound and video files, PyAV; the command line also typer.
 """
 
 import json
-import logging
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from triemo.serving.onnx.faces import OnnxFaceDetector, load_session
 from triemo.serving.onnx.processing.faces_triemo import resolve_face_detector
@@ -37,38 +36,36 @@ from triemo.serving.onnx.processing.media_triemo import (
     resample_by_ffmpeg,
     waveform_from_array,
 )
+from triemo.serving.onnx.processing.people_triemo import FaceTracks, checked_people
 from triemo.serving.onnx.processing.pictures_triemo import Clip, checked_image_settings, picture_arrays
 from triemo.serving.onnx.processing.presence_triemo import (
     NothingToReadError,
     check_text,
+    is_absent,
     name_emoji,
-    say_once,
     unheard,
     unknown_words,
+    words_at,
 )
 from triemo.serving.onnx.processing.samples_triemo import (
     MASKS,
-    TASK,
-    checked_labels,
+    TOLD,
     has_sound,
-    is_uncertain,
     present_modalities,
-    ranked_scores,
     read_input,
     sample_frames,
     stack_padded,
 )
-from triemo.serving.onnx.processing.windows_triemo import window_plan
+from triemo.serving.onnx.processing.window_reader_triemo import WindowReader, nothing_left
+from triemo.serving.onnx.processing.windows_triemo import Recording, Window, WindowCutter, WindowPlan, window_plan
 from triemo.training.export import GRAPHS, METADATA, TOKENIZER
 
 __all__ = ["OnnxConfig", "OnnxEmotionReader", "OnnxInputs"]
 
-logger = logging.getLogger(__name__)
-
 _FLOATS = ("input_values", "pixel_values", "video_times")
 _KINDS = {name: np.float32 if name in _FLOATS else np.int64 for name in (*_FLOATS, "input_ids", *MASKS.values())}
 _TEXT_INPUTS = ("input_ids", "attention_mask")
-_PARAMETERS = ("use_sound_track", "sampling_rate", "num_frames", "frame_rate", "limits", "return_notes")
+_UNHEARD_RATE = 16_000  # Hz, of a recording's sound where the graph hears none
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ def _of_subset(given: float | Mapping[str, float], modality_mask: Sequence[bool]
     return float(given.get(subset, default))
 
 
-class OnnxEmotionReader:
+class OnnxEmotionReader(WindowReader):
     """
     Emotion scores for one input or many; inputs and answers as those of the `multimodal-emotion-recognition` pipeline.
 
@@ -149,7 +146,7 @@ class OnnxEmotionReader:
             return OnnxFaceDetector(folder, options, detection_size, min_face_size)
 
         shapes = {entry.name: entry.shape for entry in self.session.get_inputs()}
-        self._inputs = OnnxInputs(facts, folder, shapes, make_detector)
+        self.processor = OnnxInputs(facts, folder, shapes, make_detector)
         (logits,) = self.session.run(["logits"], _least_inputs(shapes))
         if not np.isfinite(logits).all():
             raise ValueError(f"model: {file} answers with numbers that are not finite; export it once more.")
@@ -159,97 +156,55 @@ class OnnxEmotionReader:
         """Itself: as of a pipeline, `reader.model.config` is the config."""
         return self
 
-    def __call__(
-        self,
-        inputs: Any,
-        top_k: int | None = None,
-        batch_size: int = 1,
-        candidate_labels: str | Sequence[str] | None = None,
-        **parameters: Any,
-    ) -> Any:
+    def __call__(self, inputs: Any, batch_size: int = 1, **parameters: Any) -> Any:
         """
         The answer for one input, a list of them for a list; for a generator or a dataset, an iterator.
 
         Args:
             inputs: path, URL or bytes of a video, sound or image file, or a dict with any of `text`, `audio`, `video`,
                 `image`; or many of these.
-            top_k: how many labels to return, best first; all by default.
             batch_size: how many inputs go through the graph at once; they may differ in modalities and lengths.
-            candidate_labels: the labels to choose among; all by default.
-            parameters: `use_sound_track`, `sampling_rate` (Hz), `num_frames`, `frame_rate` (Hz), `limits` (fields of
-                `MediaLimits`), `return_notes`.
-
-        Returns:
-            For each input a list of `{"label", "score"}`; with `return_notes`, `{"scores", "modalities", "notes",
-            "uncertain"}`.
+            parameters: as of the pipeline, with the same answers: `top_k`, `candidate_labels`, `min_score`,
+                `chunk_length_s`, `stride_length_s`, `return_timestamps`, `start`, `end`, `people`, `use_sound_track`,
+                `sampling_rate` (Hz), `num_frames`, `frame_rate` (Hz), `limits`, `return_notes`, `explain`,
+                `skip_unreadable`.
 
         Raises:
             ValueError: an unknown parameter or label, media that cannot be read, or nothing to read from.
         """
-        unknown = sorted(set(parameters) - set(_PARAMETERS))
-        if unknown:
-            known = f"top_k, batch_size, candidate_labels, {', '.join(_PARAMETERS)}"
-            raise ValueError(f"{TASK} got unknown parameters {unknown}; accepted: {known}.")
-        for name, value in (("top_k", top_k), ("batch_size", batch_size)):
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
-        chosen = {"top_k": top_k, "candidate_labels": checked_labels(candidate_labels, self.config)}
-        if isinstance(inputs, (list, tuple)):
-            return list(self._answers(inputs, batch_size, chosen, parameters))
-        if isinstance(inputs, Iterator) or hasattr(inputs, "select_columns"):
-            return self._answers(inputs, batch_size, chosen, parameters)
-        return self.postprocess(self.forward(self.prepare(inputs, **parameters)), **chosen)
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
+        of_input, forward, answer = self.sorted_parameters(**parameters)
+        is_list = isinstance(inputs, (list, tuple))
+        if not (is_list or isinstance(inputs, Iterator) or hasattr(inputs, "select_columns")):
+            (alone,) = self.read_numbered(_numbered(self, [inputs], of_input), 1, forward, {**answer, "alone": True})
+            return alone
+        if is_list and not inputs:
+            raise ValueError("inputs: got an empty list, expected at least one input.")
+        answers = self.read_numbered(_numbered(self, inputs, of_input), batch_size, forward, answer)
+        return list(answers) if is_list else answers
 
-    def _answers(
-        self, inputs: Iterable, batch_size: int, chosen: dict[str, Any], parameters: dict[str, Any]
-    ) -> Iterator[Any]:
-        waiting = iter(inputs)
-        while samples := [self._prepare_of_many(input_, **parameters) for input_ in islice(waiting, batch_size)]:
-            kept = [sample for sample in samples if isinstance(sample, dict)]
-            outputs = self.forward(self._collated(kept)) if kept else {}
-            row = 0
-            for sample in samples:
-                if isinstance(sample, str):
-                    wants_notes = parameters.get("return_notes", False)
-                    nothing = {"scores": [], "modalities": [], "notes": [sample], "uncertain": False}
-                    yield nothing if wants_notes else []
-                    continue
-                yield self.postprocess({name: value[row : row + 1] for name, value in outputs.items()}, **chosen)
-                row += 1
+    def prepare(self, input_: Any, return_notes: bool = False, **parameters: Any) -> dict[str, Any]:
+        """One input in one piece, whatever its length, to the arrays of a batch of one (`OnnxInputs.arrays`)."""
+        arrays, notes = self.processor.arrays(input_, **parameters)
+        return {**arrays, "notes": [notes]} if return_notes else arrays
 
-    def prepare(self, input_: Any, **parameters: Any) -> dict[str, Any]:
-        """One input to the arrays of a batch of one; parameters as in a call."""
-        return self._inputs.arrays(input_, **parameters)
-
-    def _prepare_of_many(self, input_: Any, **parameters: Any) -> dict[str, Any] | str:
-        """As `prepare`; of what has nothing to read from only why, so that the others are not lost."""
-        try:
-            return self.prepare(input_, **parameters)
-        except NothingToReadError as error:
-            logger.warning(f"An input has an empty answer: {error}")
-            return str(error)
-
-    def _collated(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        names = dict.fromkeys(name for sample in samples for name in sample)
-        notes = {"notes": [said for sample in samples for said in sample["notes"]]} if "notes" in names else {}
-        padding = {"input_ids": self._inputs.pad_token_id}
-        arrays = {
-            name: stack_padded([sample.get(name) for sample in samples], padding.get(name, 0))
-            for name in names
-            if name != "notes"
-        }
-        return {**arrays, **notes}
-
-    def forward(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """`logits` (batch, classes) and `modality_mask` (batch, 3) bool, which of text, audio, vision each has, and
-        the `notes` as they came."""
-        given = self._inputs.completed({name: value for name, value in arrays.items() if name != "notes"})
-        outputs = {"logits": self._logits(given), "modality_mask": self._inputs.modality_mask(given)}
-        return {**outputs, "notes": arrays["notes"]} if "notes" in arrays else outputs
+    def forward(
+        self, arrays: Mapping[str, Any], explain: bool = False, candidate_labels: list[str] | None = None
+    ) -> dict[str, Any]:
+        """`logits` (batch, classes) and `modality_mask` (batch, 3) bool, which of text, audio, vision each has; with
+        `explain` also a list of `explanation`."""
+        given = {name: value for name, value in arrays.items() if name not in TOLD}
+        whole = self.processor.completed(given)
+        present = self.processor.modality_mask(whole)
+        outputs: dict[str, Any] = {"logits": self._logits(whole), "modality_mask": present}
+        if explain:
+            outputs["explanation"] = self.explained(given, arrays.get("words") or [], present, candidate_labels)
+        return outputs
 
     def _logits(self, given: dict[str, np.ndarray]) -> np.ndarray:
         """As the pipeline: text in several windows is read one after the other, and the mean weighted by tokens."""
-        limit = self._inputs.text_limit
+        limit = self.processor.text_limit
         if limit is None or given["input_ids"].shape[1] <= limit:
             return self.session.run(["logits"], given)[0]
         mask = given["attention_mask"]
@@ -266,20 +221,13 @@ class OnnxEmotionReader:
             weight[rows] += read
         return total / weight
 
-    def postprocess(
-        self,
-        outputs: Mapping[str, Any],
-        top_k: int | None = None,
-        candidate_labels: str | Sequence[str] | None = None,
-    ) -> Any:
-        """Scores of the labels of the first sample, best first, and its notes where there are some."""
-        present = outputs["modality_mask"][0].tolist()
-        scores = ranked_scores(outputs["logits"][0], self.config, present, top_k, candidate_labels)
-        uncertain = is_uncertain(scores, self.config, present)
-        if "notes" not in outputs:
-            return [{**scores[0], "uncertain": True}, *scores[1:]] if uncertain else scores
-        modalities = [name for name, is_there in zip(MASKS, present, strict=True) if is_there]
-        return {"scores": scores, "modalities": modalities, "notes": outputs["notes"][0], "uncertain": uncertain}
+
+def _numbered(
+    reader: OnnxEmotionReader, inputs: Iterable[Any], parameters: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    for number, input_ in enumerate(inputs):
+        for window in reader.preprocess(input_, **parameters):
+            yield {**window, "number": number}
 
 
 def _facts(file: Path, described: str | None) -> dict[str, Any]:
@@ -353,10 +301,10 @@ class OnnxInputs:
             self.text_limit = facts["text"]["max_length"]
             self._tokenizer.enable_truncation(self.text_limit)
             self._unknown = _unknown_token(self._tokenizer)
-        if "audio" in self.modalities:
-            self._sampling_rate = facts["audio"]["sampling_rate"]
+        self._sampling_rate: int = facts["audio"]["sampling_rate"] if "audio" in self.modalities else _UNHEARD_RATE
+        self._settings: dict[str, Any] = {}
         if "vision" in self.modalities:
-            self._settings = checked_image_settings(facts["vision"])
+            self._settings = dict(checked_image_settings(facts["vision"]))
             self._video_frame_rate = facts["video_frame_rate"]
 
     def arrays(
@@ -365,18 +313,16 @@ class OnnxInputs:
         use_sound_track: bool = True,
         sampling_rate: int | None = None,
         limits: Any = None,
-        return_notes: bool = False,
         **clip_options: Any,
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, np.ndarray], list[str]]:
         """
-        The arrays of what an input has, a batch of one.
+        The arrays of what an input has, a batch of one, and what was noticed of it.
 
         Args:
             input_: as the pipeline takes it.
             use_sound_track: whether the sound of a video counts.
             sampling_rate: of sound given as an array, in Hz.
             limits: fields of `MediaLimits`.
-            return_notes: add `notes`, a list of one list, as the pipeline does.
             clip_options: `num_frames`, `frame_rate` (Hz).
 
         Raises:
@@ -384,40 +330,124 @@ class OnnxInputs:
         """
         notes: list[str] = []
         with media_limits(limits):
-            data = self._arrays(input_, use_sound_track, sampling_rate, clip_options, notes)
+            data = self._arrays(self._checked(read_input(input_)), use_sound_track, sampling_rate, clip_options, notes)
         if not present_modalities(data):
-            reasons = f" ({'; '.join(notes)})" if notes else ""
-            raise NothingToReadError(f"no face was found, and the input has neither text nor sound besides{reasons}.")
-        if return_notes:
-            return {**data, "notes": [notes]}
-        say_once(logger, notes)
+            raise NothingToReadError(nothing_left(notes))
+        return data, notes
+
+    def windows(
+        self,
+        images: Any = None,
+        text: Any = None,
+        videos: Any = None,
+        audio: Any = None,
+        *,
+        chunk_length_s: float | None = None,
+        stride_length_s: float | tuple[float, float] | None = None,
+        start: float = 0.0,
+        end: float | None = None,
+        people: Any = "main",
+        sampling_rate: int | None = None,
+        use_sound_track: bool = True,
+        limits: Any = None,
+        **clip_options: Any,
+    ) -> Iterator[tuple[Window, dict[str, np.ndarray]]]:
+        """As `TriemoProcessor.windows`: one sample of any length in windows, each with its arrays, a batch of one."""
+        plan = window_plan(chunk_length_s, stride_length_s)
+        given = {"text": text, "videos": videos, "audio": audio, "images": images}
+        given = self._checked({name: value for name, value in given.items() if not is_absent(value)})
+        with media_limits(limits):
+            sound = given.get("audio")
+            if sound is not None and not is_media_source(sound):
+                waveform = self._waveform(sound, sampling_rate, [])
+                given["audio"] = {"array": waveform, "sampling_rate": self._sampling_rate}
+            hears = use_sound_track and "audio" in self.modalities
+            recording = Recording.of(given, self._sampling_rate, start, end, hears)
+            if recording.fits(plan, people):
+                window = Window(0.0, recording.seconds, text=recording.plain_text)
+                whole = recording.given | ({} if window.text is None else {"text": window.text})
+                arrays = self._arrays(whole, use_sound_track, None, clip_options, window.notes)
+                if MASKS["vision"] in arrays:
+                    seen = arrays[MASKS["vision"]]
+                    window.faces = (int(seen.sum()), seen.shape[1])
+                yield window, arrays
+                return
+            cutter = self.window_cutter(plan, recording.tracks, recording.start, people, **clip_options)
+            everywhere = recording.place_words(cutter, lambda words: not self._encoded(words)[0].overflowing)
+            frame_rate = self.window_frame_rate(plan, **clip_options)
+            detection_size = self._settings.get("detection_size", 0)
+            for window in recording.windows(cutter, frame_rate, detection_size):
+                yield window, self.window_tensors(window, everywhere, **clip_options)
+
+    def window_cutter(
+        self, plan: WindowPlan, tracks: Iterable[str], start: float = 0.0, people: Any = "main", **clip_options: Any
+    ) -> WindowCutter:
+        """As `TriemoProcessor.window_cutter`."""
+        settings = checked_image_settings({**self._settings, **clip_options}) if self._settings else {}
+        faces = None
+        if settings and self._detector(settings) is not None:
+            faces = FaceTracks(settings, self._detector, self.window_frame_rate(plan, **clip_options))
+        return WindowCutter(plan, self._sampling_rate, tracks, start, faces, checked_people(people))
+
+    def window_frame_rate(self, plan: WindowPlan, **clip_options: Any) -> float:
+        """Frames a second (Hz) of a window."""
+        settings = {**self._settings, **clip_options}
+        return plan.frame_rate(settings.get("num_frames"), settings.get("frame_rate"))
+
+    def window_tensors(self, window: Window, text: str | None = None, **clip_options: Any) -> dict[str, np.ndarray]:
+        """As `TriemoProcessor.window_tensors`."""
+        window.text = text or window.text
+        data = self._text(window.text, window.notes)
+        if window.sound is not None:
+            heard = self._heard(window.sound, window.notes)
+            if not heard:
+                window.sound = None
+            data |= heard
+        if window.frames and "vision" in self.modalities:
+            settings = checked_image_settings({**self._settings, **clip_options})
+            pictures, (notes,) = picture_arrays([window.clip(bool(data))], settings, self._detector)
+            data |= pictures
+            window.notes += notes
         return data
 
+    def words_of(self, text: str) -> list[tuple[str, list[int]]]:
+        """As `TriemoProcessor.words_of`."""
+        encoded, named = self._encoded(text)
+        return words_at(named, [pair for window in (encoded, *encoded.overflowing) for pair in window.offsets])
+
+    def pad(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """As `TriemoProcessor.pad`: batches of one to one batch."""
+        names = dict.fromkeys(name for sample in samples for name in sample)
+        told = {name: [one for sample in samples for one in sample[name]] for name in TOLD if name in names}
+        padding = {"input_ids": self.pad_token_id}
+        return told | {
+            name: stack_padded([sample.get(name) for sample in samples], padding.get(name, 0))
+            for name in names
+            if name not in told
+        }
+
+    def _checked(self, given: dict[str, Any]) -> dict[str, Any]:
+        """ValueError for a modality that the graph lacks."""
+        for name, modality in (("text", "text"), ("audio", "audio"), ("videos", "vision"), ("images", "vision")):
+            if given.get(name) is not None and modality not in self.modalities:
+                raise ValueError(f"the input has {name}, but this model has no {modality} (it has {self.modalities}).")
+        return given
+
     def _arrays(
-        self, input_: Any, use_sound_track: bool, sampling_rate: int | None, clip_options: dict, notes: list[str]
+        self,
+        given: Mapping[str, Any],
+        use_sound_track: bool,
+        sampling_rate: int | None,
+        clip_options: dict,
+        notes: list[str],
     ) -> dict[str, np.ndarray]:
-        given = read_input(input_)
         clip = fetch(given.get("videos"))
         data = self._text(given.get("text"), notes)
         sound = given.get("audio")
         if sound is None and "audio" in self.modalities and use_sound_track and has_sound(clip):
             sound = clip
-        for name, modality in (("text", "text"), ("audio", "audio"), ("videos", "vision"), ("images", "vision")):
-            if given.get(name) is not None and modality not in self.modalities:
-                raise ValueError(f"the input has {name}, but this model has no {modality} (it has {self.modalities}).")
         if sound is not None:
-            waveform = self._waveform(sound, sampling_rate, notes)
-            reason = unheard(waveform, self._sampling_rate)
-            if reason is None:
-                data["input_values"] = waveform[None]
-                data["audio_attention_mask"] = np.ones((1, len(waveform)), dtype=np.int64)
-            else:
-                notes.append(reason)
-            if len(waveform) > window_plan().longest * self._sampling_rate:
-                notes.append(
-                    f"recording: {len(waveform) / self._sampling_rate:.1f} s were read in one piece, which is often "
-                    "wrong; the pipeline reads windows"
-                )
+            data |= self._heard(self._waveform(sound, sampling_rate, notes), notes)
         if "vision" in self.modalities:
             settings = checked_image_settings({**self._settings, **clip_options})
             frames = sample_frames(given.get("images"), clip, settings["num_frames"], settings["frame_rate"])
@@ -427,6 +457,14 @@ class OnnxInputs:
                 data |= pictures
                 notes += told
         return data
+
+    def _heard(self, waveform: np.ndarray, notes: list[str]) -> dict[str, np.ndarray]:
+        """The arrays of a sound, none where nothing is heard in it."""
+        reason = unheard(waveform, self._sampling_rate)
+        if reason is not None:
+            notes.append(reason)
+            return {}
+        return {"input_values": waveform[None], MASKS["audio"]: np.ones((1, len(waveform)), dtype=np.int64)}
 
     def completed(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """All of the graph's inputs: one masked step of each modality that a batch lacks, and times for stills."""
@@ -456,7 +494,7 @@ class OnnxInputs:
         check_text(text, 0)
         if "text" not in self.modalities:
             return {}
-        encoded = self._tokenizer.encode(name_emoji(text, self._is_unknown))
+        encoded, _ = self._encoded(text)
         special = {
             token for token, is_special in zip(encoded.ids, encoded.special_tokens_mask, strict=True) if is_special
         }
@@ -472,6 +510,11 @@ class OnnxInputs:
             notes.append(f"text: its {total} tokens were read in {len(windows)} windows of at most {self.text_limit}")
         tokens = np.array([[token for window in windows for token in window.ids]], dtype=np.int64)
         return {"input_ids": tokens, "attention_mask": np.ones_like(tokens)}
+
+    def _encoded(self, text: str) -> tuple[Encoding, str]:
+        """The tokens of a text, and the text as they were cut from it."""
+        named = name_emoji(text, self._is_unknown)
+        return self._tokenizer.encode(named), named
 
     def _is_unknown(self, character: str) -> bool:
         return self._unknown in self._tokenizer.encode(character, add_special_tokens=False).ids

@@ -9,8 +9,8 @@ from typing import Any
 
 import gradio as gr
 
-from triemo.processing.media_sources_triemo import media_limits
-from triemo.processing.samples_triemo import media_kind
+from triemo.serving.onnx.processing.media_sources_triemo import media_limits
+from triemo.serving.onnx.processing.samples_triemo import media_kind
 from triemo.serving.page import visitors
 from triemo.serving.page.clip import problem_html
 from triemo.serving.timeline.files import FORMATS

@@ -7,19 +7,29 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from triemo.processing.media_sources_triemo import media_limits
 from triemo.serving import printing
+from triemo.serving.onnx.processing.media_sources_triemo import media_limits
+from triemo.serving.onnx.processing.media_triemo import load_audio
 from triemo.serving.reading import load_reader
 from triemo.serving.samples import UsageError
 from triemo.serving.timeline.files import FORMATS, stretches
 from triemo.serving.timeline.marks import clock
 from triemo.serving.timeline.pictures import timeline_page, timeline_png
-from triemo.serving.timeline.recordings import Moment, notes_of_timeline, read_timeline, seconds_of, spoken
+from triemo.serving.timeline.recordings import (
+    Moment,
+    notes_of_timeline,
+    read_timeline,
+    seconds_of,
+    spoken,
+    timed_text,
+)
+from triemo.serving.timeline.transcripts import Utterance, fit_to_recording
 from triemo.training.common import write_whole
 
 __all__ = ["timeline"]
 
-LONGEST_SECONDS = 86_400.0  # of a recording; memory does not grow with it
+_LIMITS = {"seconds": 86_400.0}  # of a recording; memory does not grow with it
+_SPEECH_RATE, _SPEECH_SECONDS = 16_000, 30.0  # Hz; of the pieces in which long speech is recognised
 _DEFAULT_FORMATS = ("jsonl", "csv", "html")
 _SUFFIXES = {suffix.lstrip(".").lower(): suffix for suffix in (*FORMATS, ".png", ".html")}
 
@@ -56,41 +66,53 @@ def timeline(
         raise UsageError("--transcript and --transcribe both say what is said; give one of them.")
     errors = Console(stderr=True)
     notes: list[str] = []
-    with media_limits(seconds=LONGEST_SECONDS):
+    with media_limits(_LIMITS):
         seconds = seconds_of(file, file)
-        input_: dict[str, Any] = _input_of(file)
-        if transcript is not None:
-            input_["text"] = spoken(transcript, seconds, notes)
-        elif transcribe is not None:
-            with errors.status(f"Transcribing with {transcribe}"):
-                input_["text"] = transcribed(file, transcribe, device)
-        with errors.status("Loading the model"):
-            reader = load_reader(model, device)
-        moments = _with_progress(errors, read_timeline(reader, input_, people=_people(people), **options), seconds)
+    input_: dict[str, Any] = _input_of(file)
+    if transcript is not None:
+        input_["text"] = spoken(transcript, seconds, notes)
+    elif transcribe is not None:
+        with errors.status(f"Transcribing with {transcribe}"):
+            input_["text"] = transcribed(file, seconds, transcribe, device, notes)
+    with errors.status("Loading the model"):
+        reader = load_reader(model, device)
+    windows = read_timeline(reader, input_, people=_people(people), limits=_LIMITS, **options)
+    moments = _with_progress(errors, windows, seconds)
     notes += notes_of_timeline(moments, file)
     written = _write(moments, file, output or Path(), wanted, notes)
     _print(moments, notes, written)
 
 
-def transcribed(file: str, model: str, device: str | None) -> dict[str, Any]:
+def transcribed(file: str, seconds: float, model: str, device: str | None, notes: list[str]) -> list[dict[str, Any]]:
     """
-    What is said when, by the library's speech-recognition pipeline.
+    What is said when in a recording of so many seconds, by the library's speech-recognition pipeline, as words with
+    times (`timed_text`). What a model claims to hear beyond the recording's end is cut or left out, with a note, as of
+    a transcript; an end before its start counts as unknown.
 
     Raises:
         ValueError: the model cannot be loaded, or the file has no sound.
     """
     from transformers import pipeline  # here only: a transcript is read without torch
 
-    from triemo.processing import load_audio
-
-    rate = 16000
-    sound = {"raw": load_audio(file, rate), "sampling_rate": rate}
+    with media_limits(_LIMITS):
+        sound = {"raw": load_audio(file, _SPEECH_RATE), "sampling_rate": _SPEECH_RATE}
     try:
-        recognizer: Any = pipeline("automatic-speech-recognition", model=model, device=device, chunk_length_s=30)
+        recognizer: Any = pipeline("automatic-speech-recognition", model=model, device=device)
     except (OSError, ValueError) as error:
         raise ValueError(f"transcribe: cannot load {model}: {str(error).splitlines()[0]}") from error
+    # Whisper goes through long sound by itself, and better than in pieces; what has no timestamps of its own does not.
     ctc = recognizer.type in ("ctc", "ctc_with_lm")
-    return recognizer(sound, return_timestamps="word" if ctc else True)
+    asked = {"return_timestamps": "word", "chunk_length_s": _SPEECH_SECONDS} if ctc else {"return_timestamps": True}
+    heard = []
+    for chunk in recognizer(sound, **asked).get("chunks", []):
+        start, end = chunk["timestamp"]
+        if chunk["text"].strip():
+            backwards = start is not None and end is not None and end < start
+            heard.append(Utterance(start, None if backwards else end, chunk["text"].strip()))
+    if not any(one.start is None or one.start < seconds for one in heard):
+        notes.append(f"transcript: {model} heard no words in the recording")
+        return []
+    return timed_text(fit_to_recording(heard, seconds, model, notes), notes)
 
 
 def _input_of(file: str) -> dict[str, Any]:

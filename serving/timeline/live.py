@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from triemo.processing.media_sources_triemo import import_av, media_limits
-from triemo.processing.media_triemo import SOURCE_FRAME_RATE, check_sampling_rate
-from triemo.processing.recordings_triemo import FrameSampler, Piece, stream_container
-from triemo.processing.windows_triemo import Window, timed_words, window_plan
 from triemo.serving import printing
+from triemo.serving.onnx.processing.media_sources_triemo import import_av, media_limits
+from triemo.serving.onnx.processing.media_triemo import SOURCE_FRAME_RATE, check_sampling_rate
+from triemo.serving.onnx.processing.recordings_triemo import FrameSampler, Piece, stream_container
+from triemo.serving.onnx.processing.windows_triemo import Window, timed_words, window_plan
 from triemo.serving.reading import load_reader
 from triemo.serving.timeline.marks import clock
 from triemo.serving.timeline.recordings import Moment, moment_of
@@ -28,7 +28,7 @@ class StreamingSession:
     the file, about a third of a window after it ends.
 
     Args:
-        reader: the `multimodal-emotion-recognition` pipeline.
+        reader: the `multimodal-emotion-recognition` pipeline, or an `OnnxEmotionReader`.
         tracks: which of "sound" and "picture" will be pushed.
         sampling_rate: of the sound, in Hz, until a push says otherwise; by default the rate that the model hears.
         chunk_length_s, stride_length_s, people: as in the pipeline.
@@ -62,7 +62,7 @@ class StreamingSession:
         self._cutter = reader.processor.window_cutter(plan, tracks, people=people, **options)
         self.frame_rate = reader.processor.window_frame_rate(plan, **options)
         self._sampler = FrameSampler(self.frame_rate)
-        self._rate = self._cutter.sampling_rate
+        self.sampling_rate = self._rate = self._cutter.sampling_rate  # that the model hears
         self._resampler: Any = None
         self._tune(self._rate if sampling_rate is None else sampling_rate)
         self._tracks = tuple(tracks)
@@ -237,9 +237,7 @@ def live(
                 if any(stream.type == kind for stream in container.streams)
             ]
             session = StreamingSession(reader, tracks, **options)
-            pieces = stream_container(
-                container, name, reader.processor.feature_extractor.sampling_rate, session.frame_rate
-            )
+            pieces = stream_container(container, name, session.sampling_rate, session.frame_rate)
             for moment in session.follow(pieces):
                 _print(console, moment, as_json)
     except (av.FFmpegError, OSError) as error:

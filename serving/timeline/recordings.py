@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from triemo.processing.recordings_triemo import recording_seconds
-from triemo.processing.windows_triemo import joined_notes
-from triemo.serving.timeline.transcripts import read_transcript
+from triemo.serving.onnx.processing.recordings_triemo import recording_seconds
+from triemo.serving.onnx.processing.windows_triemo import joined_notes
+from triemo.serving.timeline.transcripts import Utterance, read_transcript
 
 __all__ = [
     "Moment",
@@ -19,6 +19,7 @@ __all__ = [
     "read_timeline",
     "seconds_of",
     "spoken",
+    "timed_text",
 ]
 
 LEAST_CHANGE = 0.25  # of the scores (total variation), below which a window does not stand out
@@ -127,13 +128,16 @@ def seconds_of(source: Any, name: str) -> float:
 
 def spoken(transcript: str | Path, seconds: float, notes: list[str]) -> list[dict[str, Any]]:
     """
-    What a transcript of a recording of so many seconds says, as the pipeline takes words with times. Turns without
-    times are left out, with a note.
+    What a transcript of a recording of so many seconds says (`timed_text`).
 
     Raises:
         ValueError: as `read_transcript`'s.
     """
-    utterances = read_transcript(transcript, seconds=seconds, notes=notes)
+    return timed_text(read_transcript(transcript, seconds=seconds, notes=notes), notes)
+
+
+def timed_text(utterances: Sequence[Utterance], notes: list[str]) -> list[dict[str, Any]]:
+    """Utterances as the pipeline takes words with times; those without are left out, with a note."""
     said = [one for one in utterances if one.text]
     timed = [one for one in said if one.start is not None]
     if len(timed) < len(said):

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/bench_timeline.py --minutes 1 5 20 60
     python tests/benchmarks/bench_timeline.py --minutes 1 20 --sound
+    python tests/benchmarks/bench_timeline.py --minutes 600 --rate 1      # ten hours at a frame a second
 
 A 720p clip is made from the demo clip, encoded once and repeated packet by packet. Each length runs in a process of
 its own, whose peak memory is the kernel's figure; times are processor seconds of all threads, and on the clock.
@@ -24,28 +25,28 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS, RATE, SOUND_RATE = 20, 25, 48_000
+SECONDS, SOUND_RATE = 20, 48_000
 WIDTH, HEIGHT = 1280, 720
 
 
-def make_clip(path: Path) -> Path:
-    """20 s of 720p with sound: the portrait of the demo clip, which moves about."""
+def make_clip(path: Path, rate: int) -> Path:
+    """20 s of 720p with sound: the portrait of the demo clip, which moves about; `rate` frames a second."""
     from triemo.processing import load_audio, load_frames
 
     demo = ROOT / "serving" / "assets" / "demo.mp4"
     portrait = np.asarray(Image.fromarray(load_frames(demo, num_frames=1)[0][0]).resize((1440, 1080)))
     voice = np.tile(load_audio(demo, SOUND_RATE), SECONDS)[: SECONDS * SOUND_RATE]
     with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=RATE, options={"preset": "veryfast", "crf": "23"})
+        video = container.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "23"})
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         audio = container.add_stream("aac", rate=SOUND_RATE, layout="mono")
-        for index in range(SECONDS * RATE):
+        for index in range(SECONDS * rate):
             x, y = (round(side * (1 + np.sin(index / pace)) / 2) for side, pace in ((160, 31), (360, 43)))
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(portrait[y : y + HEIGHT, x : x + WIDTH]), "rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, RATE)
+            frame.pts, frame.time_base = index, Fraction(1, rate)
             container.mux(video.encode(frame))
-            start = index * SOUND_RATE // RATE
-            samples = voice[None, start : start + SOUND_RATE // RATE]
+            start = index * SOUND_RATE // rate
+            samples = voice[None, start : start + SOUND_RATE // rate]
             sound = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout="mono")
             sound.sample_rate, sound.pts, sound.time_base = SOUND_RATE, start, Fraction(1, SOUND_RATE)
             container.mux(audio.encode(sound))
@@ -122,6 +123,7 @@ def measure(file: str, sound: bool) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 5, 20])
+    parser.add_argument("--rate", type=int, default=25, help="frames a second of the recording")
     parser.add_argument("--sound", action="store_true", help="of the sound alone")
     parser.add_argument("--threads", type=int, default=1, help="of torch; more wait for one another on a busy machine")
     parser.add_argument("--file", help="measure this recording in this process")
@@ -133,7 +135,7 @@ def main() -> None:
         print(json.dumps(measure(arguments.file, arguments.sound)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        clip = make_clip(Path(folder) / "clip.mp4")
+        clip = make_clip(Path(folder) / "clip.mp4", arguments.rate)
         kinds = ("audio",) if arguments.sound else ("audio", "video")
         for minutes in arguments.minutes:
             path = repeat(clip, Path(folder) / f"{minutes:g}.mkv", minutes, kinds)

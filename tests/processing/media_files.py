@@ -4,6 +4,7 @@ Picture n of a clip is a flat grey whose level is `GREY_START + n * GREY_STEP` (
 it is), with a white block in the top left corner (so that it tells which way up it is).
 """
 
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -45,11 +46,13 @@ def write_clip(
     gop: int = 10,
     times: list[float] | None = None,
     picture_start_seconds: float = 0.0,
+    pictures: Callable[[int], np.ndarray] = picture,
 ) -> Path:
     """A video file, with a sound track if `sound` (channels, samples) is given; `times` makes the rate variable."""
     with av.open(str(path), "w") as container:
         video = container.add_stream(codec, rate=rate, options={"crf": "4"} if codec == "libx264" else {})
-        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        video.height, video.width = pictures(0).shape[:2]
+        video.pix_fmt = "yuv420p"
         video.gop_size, video.bit_rate = gop, 4_000_000
         clock = Fraction(1, 1000) if codec == "libx264" else Fraction(1, rate)
         video.codec_context.time_base = clock
@@ -60,7 +63,7 @@ def write_clip(
             audio = container.add_stream("aac", rate=sound_rate, layout="stereo" if len(sound) == 2 else "mono")
             audio.bit_rate = 192000
         for index in range(frames):
-            frame = av.VideoFrame.from_ndarray(picture(index), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(pictures(index), format="rgb24")
             seconds = times[index] if times is not None else Fraction(index, rate)
             frame.pts, frame.time_base = round((seconds + picture_start_seconds) / clock), clock
             container.mux(video.encode(frame))

@@ -1,5 +1,6 @@
 """Long recordings: where windows begin and end, what each holds, and that a stream in pieces gives the same ones."""
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -241,6 +242,23 @@ def test_careless_recordings(reader, tmp_path):
     assert [window["modalities"] for window in found["late"]][0] == ["vision"]
     assert found["late"][-1]["modalities"] == ["audio", "vision"]
     assert {tuple(window["modalities"]) for window in found["silent"]} == {("vision",)}
+
+
+def test_twenty_minutes_at_a_frame_a_second(tmp_path):
+    """One pass, in which a few windows' frames are held at a time, and each window has its own four."""
+    path = write_clip(tmp_path / "slow.mp4", frames=1200, rate=1, gop=250)
+    assert recording_seconds(path) == pytest.approx(1200, abs=0.1)
+    cutter = WindowCutter(window_plan(), RATE, ["picture"])
+    found, held = [], 0
+    for piece in chain(stream_recording(path, None, RATE, 4.0), [None]):
+        for window in cutter.finish() if piece is None else cutter.push(piece):
+            found.append((window.start, window.end, [frame.seconds for frame in window.frames]))
+        held = max(held, len(cutter._frames))
+    assert held <= 12
+    assert len(found) == 300
+    for number, (start, end, times) in enumerate(found):
+        assert (start, end) == pytest.approx((4 * number, 4 * number + 4))
+        assert times == pytest.approx([start, start + 1, start + 2, start + 3])
 
 
 def test_notes_of_windows_are_joined():

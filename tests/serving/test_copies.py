@@ -8,7 +8,6 @@ from tiny_models import tiny_config
 
 from triemo.modeling.inputs_triemo import MASKS as MODEL_MASKS
 from triemo.processing import explanations_triemo, samples_triemo
-from triemo.serving import reading
 from triemo.serving.endpoint import handler
 from triemo.training.data import collation
 
@@ -25,8 +24,8 @@ def test_present_modalities_and_their_subsets(present):
     names = tuple(name for name, there in zip(MODEL_MASKS, present, strict=True) if there)
     without = {mask: row for mask, row in masks.items() if row.any()}
     for tensors in (masks, without):
-        assert reading.present_modalities(tensors) == collation.present_modalities(tensors) == names
-        assert reading.present_modalities({mask: row.numpy() for mask, row in tensors.items()}) == names
+        assert samples_triemo.present_modalities(tensors) == collation.present_modalities(tensors) == names
+        assert samples_triemo.present_modalities({mask: row.numpy() for mask, row in tensors.items()}) == names
         assert handler.present_modalities(tensors) == names
     assert handler.subsets_of(names) == explanations_triemo.subsets_of(names)
     assert len(explanations_triemo.subsets_of(names)) == 2 ** len(names) - 1

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from media_files import sine
+from media_files import sine, write_clip
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from papers import commands, fenced, run_python_block
@@ -26,10 +26,14 @@ from triemo.processing.media_triemo import load_frames  # noqa: E402
 from triemo.serving.cli import app  # noqa: E402
 from triemo.serving.onnx.faces import OnnxFaceDetector  # noqa: E402
 from triemo.serving.onnx.reader import OnnxConfig, OnnxEmotionReader  # noqa: E402
-from triemo.serving.reading import load_reader  # noqa: E402
+from triemo.serving.reading import load_reader, read_subsets  # noqa: E402
+from triemo.serving.samples import Sample  # noqa: E402
+from triemo.serving.timeline.live import StreamingSession  # noqa: E402
+from triemo.serving.timeline.recordings import read_timeline  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[3]
 SENTENCE = "oh wow, you really came!"
+RATE = 16000
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +80,83 @@ def test_answers_as_the_pipeline_does(reader, onnx_reader, assets, clips):
     assert list(onnx_reader(iter([{"text": SENTENCE}]))) == [onnx_reader({"text": SENTENCE})]
 
 
-def test_a_long_sound_is_read_in_one_piece_and_says_so(onnx_reader):
-    sound = {"audio": {"array": sine(6, 16000), "sampling_rate": 16000}}
-    (note,) = onnx_reader(sound, return_notes=True)["notes"]
-    assert note.startswith("recording: 6.0 s were read in one piece, which is often wrong")
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory, clips: Path) -> Path:
+    """10 s of the portrait with tones, of which the third to the sixth second are silent."""
+    with Image.open(clips / "face.png") as picture:
+        face = np.asarray(picture.convert("RGB").resize((240, 240)))
+    tones = np.concatenate([sine(1, RATE, 200 + 60 * second) for second in range(10)], axis=1)
+    tones[:, 3 * RATE : 6 * RATE] = 0
+    path = tmp_path_factory.mktemp("recording") / "long.mp4"
+    return write_clip(path, 40, 4, tones, sound_rate=RATE, pictures=lambda _: face)
+
+
+def test_a_recording_is_read_in_the_windows_of_the_pipeline(reader, onnx_reader, recording):
+    """The same times, people, modalities and scores; words at their times; the mean of all without timestamps."""
+    words = [{"text": "i ' m so happy", "timestamp": (1, 2)}, {"text": "i miss you", "timestamp": (7, 9)}]
+    inputs: list[Any] = [
+        str(recording),
+        {"video": str(recording), "text": words},
+        {"audio": {"array": sine(9, 8000)[0], "sampling_rate": 8000}},
+    ]
+    options: dict[str, Any] = {"return_timestamps": True, "return_notes": True}
+    for input_ in inputs:
+        ours, theirs = onnx_reader(input_, **options), reader(input_, **options)
+        assert [one["timestamp"] for one in ours] == [one["timestamp"] for one in theirs] and len(ours) > 1
+        for got, expected in zip(ours, theirs, strict=True):
+            assert got["modalities"] == expected["modalities"]
+            assert [one["id"] for one in got["people"]] == [one["id"] for one in expected["people"]]
+            same(got["scores"], expected["scores"], 5e-3)
+    whole = onnx_reader(str(recording), return_notes=True)
+    same(whole["scores"], reader(str(recording)), 5e-3)
+    assert whole["notes"][0].startswith("recording: 10.")
+    mixed = onnx_reader([{"text": SENTENCE}, str(recording)], batch_size=2, return_notes=True)
+    assert mixed[1]["notes"] == whole["notes"]
+    same(mixed[1]["scores"], whole["scores"], 1e-5)
+    (part,) = onnx_reader(str(recording), start=6, end=9.5, return_timestamps=True)
+    assert part["timestamp"] == pytest.approx((6, 9.5), abs=0.26)
+    timeline = [moment.row() for moment in read_timeline(onnx_reader, str(recording))]
+    assert [(row["start"], row["label"]) for row in timeline] == [
+        (pytest.approx(one["timestamp"][0]), one["scores"][0]["label"])
+        for one in onnx_reader(str(recording), return_timestamps=True)
+    ]
+
+
+def test_a_live_session_needs_no_torch_either(onnx_reader, tmp_path):
+    tones = sine(9, RATE)
+    session = StreamingSession(onnx_reader, ["sound"])
+    found = session.push(sound=tones[0].astype(np.float32)) + session.close()
+    windows = onnx_reader({"audio": {"array": tones[0], "sampling_rate": RATE}}, return_timestamps=True)
+    for moment, window in zip(found, windows, strict=True):
+        assert (moment.start, moment.end) == window["timestamp"]
+        assert moment.scores == pytest.approx({entry["label"]: entry["score"] for entry in window["scores"]}, abs=1e-5)
+
+
+def test_explanations_are_those_of_the_pipeline(reader, onnx_reader, clips):
+    """Exact Shapley values from the graph's own subsets, and what it says without each word and moment."""
+    input_ = {"text": SENTENCE, "audio": str(clips / "sound.wav")}
+    ours, theirs = (one(input_, explain=True)["explanation"] for one in (onnx_reader, reader))
+    assert ours["label"] == theirs["label"] and ours["disagree"] == theirs["disagree"]
+    assert ours["contributions"] == pytest.approx(theirs["contributions"], abs=1e-4)
+    assert ours["without_input"] + sum(ours["contributions"].values()) == pytest.approx(ours["score"], abs=1e-6)
+    for kind in ("words", "moments"):
+        assert len(ours[kind]) == len(theirs[kind])
+        for got, expected in zip(ours[kind], theirs[kind], strict=True):
+            assert got == {**expected, "effect": pytest.approx(expected["effect"], abs=1e-4)}
+    subsets = read_subsets(onnx_reader, Sample("input", None, input_), explain=True)
+    assert subsets.parts == pytest.approx(ours["contributions"], abs=1e-6)
+    assert subsets.explanation["words"] == ours["words"]
+
+
+def test_uncertain_below_the_least_score(exported, tmp_path):
+    """Stored with the graph, for each subset; a call may ask for another."""
+    careful = OnnxEmotionReader(changed(exported, tmp_path / "careful", min_score={"text": 0.999}))
+    assert careful({"text": SENTENCE})[0]["uncertain"] is True
+    assert careful({"text": SENTENCE}, return_notes=True)["uncertain"] is True
+    assert "uncertain" not in careful({"text": SENTENCE}, min_score=0.0)[0]
+    assert "uncertain" not in OnnxEmotionReader(exported)({"text": SENTENCE})[0]
+    with pytest.raises(ValueError, match="min_score must be a number from 0 to 1"):
+        careful({"text": SENTENCE}, min_score=2)
 
 
 def test_parameters_reach_the_preparation(onnx_reader, assets):
@@ -183,6 +260,7 @@ class Hide(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Hide())
+from pathlib import Path
 from typer.testing import CliRunner
 from triemo.serving.cli import app
 from triemo.serving.onnx.reader import OnnxEmotionReader
@@ -190,12 +268,14 @@ answers = [OnnxEmotionReader(folder, precision)(inputs) for precision in ("fp32"
 sentence, clip = inputs[-1]["text"], inputs[-1]["video"]
 command = ["predict", clip, "--text", sentence, "--json", "--model"]
 results = [CliRunner().invoke(app, [*command, model]) for model in (folder, checkpoint)]
+command = ["timeline", clip, "--format", "jsonl", "--output", str(Path(inputs[2]).parent), "--model", folder]
+results.append(CliRunner().invoke(app, command))
 print(json.dumps([answers, [(result.exit_code, result.stdout, result.stderr) for result in results]]))
 """
     given = json.dumps([hidden, str(exported), str(exported.parent), inputs])
     done = subprocess.run([sys.executable, "-c", code], input=given, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    (fp32, int8), ((status, document, _), (refused, _, message)) = json.loads(done.stdout)
+    (fp32, int8), ((status, document, _), (refused, _, message), (timed, _, problem)) = json.loads(done.stdout)
     for got, expected in zip(fp32, onnx_reader(inputs), strict=True):
         same(got, expected, 1e-6)
     for got, expected in zip(int8, fp32, strict=True):
@@ -204,6 +284,9 @@ print(json.dumps([answers, [(result.exit_code, result.stdout, result.stderr) for
     assert status == 0 and document["modalities"] == ["text", "audio", "vision"]
     assert document["frames"]["with_face"] == 4
     same(document["scores"], fp32[-1], 1e-6)
+    assert timed == 0, problem
+    (row,) = map(json.loads, (tmp_path / "demo.timeline.jsonl").read_text("utf-8").splitlines())
+    assert row["scores"] == pytest.approx({entry["label"]: entry["score"] for entry in onnx_reader(clip)}, abs=1e-6)
     assert refused == 1 and message.startswith("triemo: this needs the package torch, which is not installed")
 
 
