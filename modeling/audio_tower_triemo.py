@@ -71,32 +71,6 @@ def statistics_pooling(states: tuple[torch.Tensor, ...], voiced: torch.Tensor) -
     return torch.cat(pooled, dim=-1)
 
 
-class TriemoAttentivePooling(nn.Module):
-    """
-    The clip as a whole: mean and standard deviation of its states under a learned attention over its steps (attentive
-    statistics pooling, Okabe et al., 2018), as one vector to add to every step.
-
-    The mean over the steps, which is what a joint encoder makes of a clip, then holds both: the plain mean and what
-    the attention picked. At first nothing is added.
-    """
-
-    def __init__(self, config: TriemoAudioConfig):
-        super().__init__()
-        self.hidden = nn.Linear(config.hidden_size, config.attentive_pooling_size)
-        self.score = nn.Linear(config.attentive_pooling_size, 1, bias=False)
-        # Not a Linear: a layer whose first value is not the library's needs the parameter as its own.
-        self.expand = nn.Parameter(torch.zeros(config.hidden_size, 2 * config.hidden_size))
-
-    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """States (B, T, D) and their mask (B, T) -> (B, D)."""
-        scores = self.score(torch.tanh(self.hidden(states))).squeeze(-1).float()
-        weights = scores.masked_fill(~mask.bool(), torch.finfo(torch.float32).min).softmax(-1).unsqueeze(-1)
-        mean = (weights * states.float()).sum(1)
-        variance = (weights * (states.float() - mean.unsqueeze(1)) ** 2).sum(1)
-        pooled = torch.cat([mean, (variance + 1e-8).sqrt()], dim=-1)
-        return nn.functional.linear(pooled.to(self.expand.dtype), self.expand)
-
-
 class TriemoAudioModel(StrictlyLoadedModel):
     """
     Log-mel encoder of the shape of Whisper's (Radford et al., 2022), with a padding mask instead of a fixed 30 s
@@ -130,7 +104,6 @@ class TriemoAudioModel(StrictlyLoadedModel):
         if config.use_weighted_layer_sum:
             self.layer_weights = nn.Parameter(torch.zeros(config.num_hidden_layers))
         self.statistics = TriemoVoiceStatistics(config) if config.statistics_size else None
-        self.pooling = TriemoAttentivePooling(config) if config.attentive_pooling_size else None
         self.post_init()
 
     @torch.no_grad()
@@ -141,8 +114,6 @@ class TriemoAudioModel(StrictlyLoadedModel):
         if isinstance(module, TriemoVoiceStatistics):
             init.ones_(module.scale)
             init.zeros_(module.shift)
-        if isinstance(module, TriemoAttentivePooling):
-            init.zeros_(module.expand)
 
     def get_input_embeddings(self) -> nn.Module:
         """The first convolution: what stands in an encoder of sound where token embeddings stand."""
@@ -182,7 +153,7 @@ class TriemoAudioModel(StrictlyLoadedModel):
         model = cls(TriemoAudioConfig.from_whisper_config(config, **overrides))
         weights = {key: value for key, value in encoder.state_dict().items() if key != "embed_positions.weight"}
         missing, unexpected = model.load_state_dict(weights, strict=False)
-        added = {name for name in missing if name.startswith(("layer_weights", "statistics.", "pooling."))}
+        added = {name for name in missing if name.startswith(("layer_weights", "statistics."))}
         if unexpected or set(missing) - added:
             raise ValueError(f"Whisper encoder does not fit: missing {missing}, unexpected {unexpected}.")
         return model
@@ -233,36 +204,10 @@ class TriemoAudioModel(StrictlyLoadedModel):
         if self.statistics is not None:
             voiced = voiced_steps(input_features, attention_mask)
             states = states + self.statistics(all_states, voiced).unsqueeze(1)
-        if self.pooling is not None:
-            states = states + self.pooling(states, step_mask).unsqueeze(1)
         return BaseModelOutput(last_hidden_state=states)
-
-    def continue_from(self, states: torch.Tensor, step_mask: torch.Tensor, layer: int) -> torch.Tensor:
-        """
-        The rest of a forward pass, for lower layers whose states were kept.
-
-        Args:
-            states: what `layer` layers have made of a clip, (B, T, D).
-            step_mask: of shape (B, T), 1 for steps of the clip.
-            layer: number of layers below.
-
-        Returns:
-            `last_hidden_state`, (B, T, D).
-
-        Raises:
-            ValueError: if the tower reads the states of all its layers, for those below are not there.
-        """
-        if self.config.use_weighted_layer_sum or self.statistics is not None:
-            raise ValueError("a tower with use_weighted_layer_sum or statistics_size reads the layers below as well.")
-        mask = attention_mask_for(self.config, states, step_mask, False)
-        for upper in self.layers[layer:]:
-            states = upper(states, mask)
-        states = self.layer_norm(states)
-        return states if self.pooling is None else states + self.pooling(states, step_mask).unsqueeze(1)
 
 
 __all__ = [
-    "TriemoAttentivePooling",
     "TriemoAudioModel",
     "TriemoVoiceStatistics",
     "statistics_pooling",

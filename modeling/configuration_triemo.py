@@ -78,9 +78,6 @@ class TriemoAudioConfig(PreTrainedConfig):
         statistics_size (`int`, *optional*, defaults to 0):
             Width of the bottleneck through which mean and standard deviation over the voiced steps are added to
             every step ([`TriemoVoiceStatistics`]); 0 for none.
-        attentive_pooling_size (`int`, *optional*, defaults to 0):
-            Width of the attention that pools the last states over the clip into a vector which is added to every step
-            ([`TriemoAttentivePooling`]); 0 for none.
         layer_norm_eps (`float`, *optional*, defaults to 1e-05):
             Epsilon of the layer normalisations.
         initializer_range (`float`, *optional*, defaults to 0.02):
@@ -100,7 +97,6 @@ class TriemoAudioConfig(PreTrainedConfig):
     attention_dropout: float | int = probability(default=0.0)
     use_weighted_layer_sum: bool = False
     statistics_size: int = interval(min=0)(default=0)
-    attentive_pooling_size: int = interval(min=0)(default=0)
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
 

@@ -65,7 +65,7 @@ def test_a_folder_without_an_encoder_is_refused(tmp_path):
 
 @pytest.mark.parametrize("length", [1, 2, 9, 60])
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])
-@pytest.mark.parametrize("pooling", [{}, {"statistics_size": 4}, {"attentive_pooling_size": 4}])
+@pytest.mark.parametrize("pooling", [{}, {"statistics_size": 4}])
 def test_padding_does_not_move_a_clip(length, backend, pooling):
     tower = randomised(TriemoAudioModel(tiny_audio_config(**pooling)))
     tower.set_attn_implementation(backend)
@@ -107,46 +107,6 @@ def test_statistics_are_of_the_voiced_steps_of_every_layer_and_added_to_every_st
     added = output.last_hidden_state - tower(frames).last_hidden_state
     whole = statistics.expand(statistics.reduce(expected * statistics.scale + statistics.shift))
     torch.testing.assert_close(added[0], whole.expand(20, -1), atol=1e-3, rtol=1e-3)
-
-
-def test_attentive_pooling_adds_mean_and_deviation_under_the_attention_to_every_step():
-    tower = randomised(TriemoAudioModel(tiny_audio_config(attentive_pooling_size=4)))
-    frames = torch.randn(1, 30, 20)
-    with torch.no_grad():
-        whole = tower(frames).last_hidden_state[0]
-        pooling, tower.pooling = tower.pooling, None
-        steps = tower(frames).last_hidden_state[0]
-        share = pooling.score(torch.tanh(pooling.hidden(steps))).softmax(0)
-    mean = (share * steps).sum(0)
-    deviation = (share * (steps - mean) ** 2).sum(0).sqrt()
-    added = pooling.expand @ torch.cat([mean, deviation])
-    torch.testing.assert_close(whole, steps + added, atol=1e-5, rtol=1e-4)
-
-
-def test_new_attentive_pooling_adds_nothing_but_learns():
-    torch.manual_seed(0)
-    tower = TriemoAudioModel(tiny_audio_config(attentive_pooling_size=4)).eval()
-    frames = torch.randn(2, 30, 20)
-    pooling, tower.pooling = tower.pooling, None
-    steps = tower(frames).last_hidden_state
-    tower.pooling = pooling
-    with_pooling = tower(frames).last_hidden_state
-    assert torch.equal(with_pooling, steps)
-    (with_pooling.mean(1) * torch.randn(32)).sum().backward()
-    assert pooling.expand.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize("layer", [0, 1, 2])
-def test_upper_layers_go_on_from_the_states_of_the_lower_ones(layer):
-    tower = randomised(TriemoAudioModel(tiny_audio_config(num_hidden_layers=2, attentive_pooling_size=4)))
-    frames, mask = torch.randn(2, 30, 20), torch.ones(2, 30, dtype=torch.long)
-    mask[1, 17:] = 0
-    output = tower(frames, mask, output_hidden_states=True)
-    rest = tower.continue_from(output.hidden_states[layer], tower.output_mask(mask), layer)
-    valid = tower.output_mask(mask).bool()
-    torch.testing.assert_close(rest[valid], output.last_hidden_state[valid], atol=1e-5, rtol=1e-4)
-    with pytest.raises(ValueError, match="reads the layers below"):
-        TriemoAudioModel(tiny_audio_config(statistics_size=4)).continue_from(rest, valid.long(), layer)
 
 
 def test_a_mask_without_any_step_gives_finite_statistics():

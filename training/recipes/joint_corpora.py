@@ -18,7 +18,7 @@ from triemo.training.recipes.faces import FACE_SIZE, grey_faces
 from triemo.training.recipes.stages import ReleaseRun
 from triemo.training.recipes.text import load_texts
 from triemo.training.recipes.voice import log_mel_frames
-from triemo.training.recipes.voice_states import Clip, read_clips
+from triemo.training.recipes.voice_means import Clip, read_clips
 
 __all__ = ["AllCorpora", "LogMelClips", "film_faces"]
 

@@ -34,7 +34,7 @@ from triemo.training.recipes.joint_corpora import AllCorpora
 from triemo.training.recipes.measure import calibration_errors, detailed, save_half, save_processor
 from triemo.training.recipes.stages import ReleaseRun
 from triemo.training.recipes.voice import log_mel_frames, pad_frames
-from triemo.training.recipes.voice_states import Clip, read_clips
+from triemo.training.recipes.voice_means import Clip, read_clips
 
 __all__ = ["Rows", "measured", "train_evaluate_corpora"]
 

@@ -30,7 +30,7 @@ from triemo.training.recipes.pretrain_joint import train_pretraining
 from triemo.training.recipes.stages import ReleaseRun
 from triemo.training.recipes.text import train_text
 from triemo.training.recipes.vision import train_vision
-from triemo.training.recipes.voice_states import train_voice_check, train_voice_states
+from triemo.training.recipes.voice_means import train_voice_check, train_voice_means
 from triemo.training.recipes.voice_tower import train_left_out_corpora, train_voice_tower
 
 __all__ = ["main", "read_stages"]
@@ -41,7 +41,7 @@ KINDS = {
     "text": train_text,
     "audio": train_audio,
     "voice_check": train_voice_check,
-    "voice_states": train_voice_states,
+    "voice_means": train_voice_means,
     "voice_tower": train_voice_tower,
     "left_out_corpora": train_left_out_corpora,
     "pretraining": train_pretraining,

@@ -27,8 +27,10 @@ __all__ = [
     "VoiceClips",
     "clip_logits",
     "fit_statistics",
+    "in_order",
     "log_mel_frames",
     "pad_frames",
+    "set_statistics",
     "standardise_states",
     "voice_logits",
 ]
@@ -96,17 +98,38 @@ def fit_statistics(tower: TriemoAudioModel, voices: VoiceClips, strength: float)
     unseen = cross_val_predict(model, values, ids, groups=voices.speakers, cv=folds, method="decision_function")
     temperature = fit_temperature(unseen, ids)
     scaler, ridge = model.fit(values, ids).named_steps.values()
-    with torch.no_grad():
-        statistics = tower.statistics
-        statistics.scale.copy_(torch.from_numpy(1 / scaler.scale_))
-        statistics.shift.copy_(torch.from_numpy(-scaler.mean_ / scaler.scale_))
-        statistics.reduce.weight.copy_(torch.from_numpy(ridge.coef_ / temperature))
-        statistics.reduce.bias.copy_(torch.from_numpy(ridge.intercept_ / temperature))
-        # Each class along a direction of its own, all together twice as large as the standardised states.
-        nn.init.orthogonal_(statistics.expand.weight)
-        deviation = float(np.std(model.decision_function(values) / temperature))
-        statistics.expand.weight.mul_(2 * (tower.config.hidden_size / classes) ** 0.5 / deviation)
+    deviation = float(np.std(model.decision_function(values) / temperature))
+    set_statistics(
+        tower, scaler.mean_, scaler.scale_, ridge.coef_ / temperature, ridge.intercept_ / temperature, deviation
+    )
     return {**classification_scores(unseen, ids), "temperature": temperature}
+
+
+@torch.no_grad()
+def set_statistics(
+    tower: TriemoAudioModel,
+    centre: np.ndarray,
+    deviation: np.ndarray,
+    coefficients: np.ndarray,
+    intercept: np.ndarray,
+    deviation_of_logits: float,
+) -> None:
+    """Makes the statistics of `tower` give these logits of the standardised values, and add them to the states, each
+    class along a direction of its own, all together twice as large as standardised states.
+
+    Args:
+        tower: with `statistics_size` of the number of classes S.
+        centre, deviation: of the values, (2 L D,); with an infinite deviation, a value counts nothing.
+        coefficients, intercept: (S, 2 L D), (S,).
+        deviation_of_logits: over the clips that they were fitted to.
+    """
+    statistics = tower.statistics
+    statistics.scale.copy_(torch.from_numpy(1 / deviation))
+    statistics.shift.copy_(torch.from_numpy(-centre / deviation))
+    statistics.reduce.weight.copy_(torch.from_numpy(coefficients))
+    statistics.reduce.bias.copy_(torch.from_numpy(intercept))
+    nn.init.orthogonal_(statistics.expand.weight)
+    statistics.expand.weight.mul_(2 * (tower.config.hidden_size / len(intercept)) ** 0.5 / deviation_of_logits)
 
 
 def pooled_statistics(tower: TriemoAudioModel, clips: Sequence[torch.Tensor]) -> torch.Tensor:

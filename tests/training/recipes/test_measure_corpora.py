@@ -18,7 +18,7 @@ from triemo.training.recipes.measure_corpora import (
     speakers,
     text_figures,
 )
-from triemo.training.recipes.voice_states import Clip
+from triemo.training.recipes.voice_means import Clip
 
 
 def rows(classes: list[list[str]], answers: list[str], sure: float = 9.0) -> Rows:

@@ -12,7 +12,7 @@ from triemo.training.recipes import joint_corpora
 from triemo.training.recipes.joint import TriModalCollator, faint_noise
 from triemo.training.recipes.joint_corpora import AllCorpora, film_faces, still_faces
 from triemo.training.recipes.stages import ReleaseRun
-from triemo.training.recipes.voice_states import Clip
+from triemo.training.recipes.voice_means import Clip
 
 
 def picture(level: int) -> dict:
