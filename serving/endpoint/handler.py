@@ -533,6 +533,8 @@ def _check_streams(file: Any, name: str, limits: Limits) -> float:
     longest = 0.0
     begin = (file.start_time or 0) / 1e6
     streams = [stream for stream in file.streams if stream.type in ("audio", "video") and stream.codec_context]
+    if not streams:  # subtitles, say, which the pipeline refuses
+        return longest
     heard = dict.fromkeys((stream.index for stream in streams), 0.0)
     frames = dict.fromkeys(heard, 0)
     packets = file.demux(streams)

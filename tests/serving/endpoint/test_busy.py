@@ -150,3 +150,5 @@ def test_seconds_of_a_medium(tmp_path):
     content = base64.b64decode(sound(tmp_path, 1.5))
     assert module.check_media(content, "it", Limits()) == pytest.approx(1.5, abs=0.01)
     assert module.check_media(b"nothing", "it", Limits()) == 0.0
+    subtitles = b"1\n00:00:00,000 --> 00:00:02,000\nhello\n"  # a file that can be opened, and holds no media
+    assert module.check_media(subtitles, "it", Limits()) == 0.0
