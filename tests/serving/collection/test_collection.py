@@ -148,7 +148,8 @@ def test_two_launched_processes_give_the_table_of_one(tiny_checkpoint, reader, c
         torch.set_num_threads(threads)
     for row, expected in zip(rows_of(tmp_path / "two"), rows_of(one.table.parent), strict=True):
         scores = {name: value for name, value in expected.items() if isinstance(value, float)}
-        assert row == expected | {name: pytest.approx(value, abs=1e-6) for name, value in scores.items()}
+        # Which clips share a batch, and where they lie in memory, rounds sums in another order too.
+        assert row == expected | {name: pytest.approx(value, abs=1e-5) for name, value in scores.items()}
     assert (tmp_path / "two" / "summary.html").is_file()
 
 
