@@ -148,7 +148,7 @@ def _other_light(images: torch.Tensor, strength: float) -> torch.Tensor:
     images = images.clamp(1e-3, 1) ** torch.exp(torch.randn(batch, 1, 1, 1) * 0.25 * strength)
     rows = _some(batch, 0.2 * strength)
     direction = 2 * torch.pi * torch.rand(len(rows), 1, 1, 1)
-    axis = 2 * torch.arange(size) / (size - 1) - 1
+    axis = 2 * torch.arange(size) / (size - 1) - 1  # linspace may miss the device that draws are made on
     ramp = axis * direction.cos() + axis[:, None] * direction.sin()
     images[rows] *= 1 + 0.6 * torch.rand(len(rows), 1, 1, 1) * ramp
     centre = images.mean((2, 3), keepdim=True)

@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,7 +71,7 @@ def train_one_seed(
         _, figures, _, _ = measured(own, model, tokenizer, **corpora)
         uar = float(np.mean([scores["uar"] for scores in trained["validation_composites"].values()]))
         write_json(report, {"validation_uar": uar, "test": numbers(figures)})
-    return json.loads(Path(report).read_text())
+    return json.loads(report.read_text())
 
 
 def numbers(figures: Mapping[str, Any], above: str = "") -> dict[str, float]:

@@ -141,9 +141,8 @@ def load_tower(run: ReleaseRun, encoder: str, layers: int, **fields: Any) -> Tri
         raise ValueError(f"layers: got {layers}, expected 1 to {len(whole.layers)}")
     config = TriemoAudioConfig.from_dict({**whole.config.to_dict(), "num_hidden_layers": layers, **fields})
     tower = TriemoAudioModel(config)
-    tower.load_state_dict(
-        {key: value for key, value in whole.state_dict().items() if key in tower.state_dict()}, False
-    )
+    kept = {key: value for key, value in whole.state_dict().items() if key in tower.state_dict()}
+    tower.load_state_dict(kept, strict=False)  # what `fields` add is not Whisper's
     return tower.eval()
 
 
